@@ -158,6 +158,13 @@ def _refusal(response: http.client.HTTPResponse) -> ApiError:
         return ApiError(response.status, response.reason, f"{response.status} {response.reason}")
 
 
+def _after_error(status: dict[str, Any]) -> str:
+    """An error inside a watch: '' (read anew) for a version the server has forgotten, else Unreachable."""
+    if status.get("code") == 410:
+        return ""
+    raise Unreachable(f"the watch ended: {status.get('message') or status}")
+
+
 def follow(
     client: KubeClient, collection: str, name: str, on_trouble: Callable[[str], None]
 ) -> Iterator[dict[str, Any] | None]:
@@ -181,7 +188,7 @@ def follow(
             while version:
                 for event in client.watch(collection, fieldSelector=selector, resourceVersion=version):
                     if event["type"] == "ERROR":
-                        version = ""
+                        version = _after_error(event["object"])
                         break
                     version = event["object"]["metadata"]["resourceVersion"]
                     if event["type"] != "BOOKMARK":

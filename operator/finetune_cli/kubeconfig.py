@@ -98,7 +98,9 @@ def _from_documents(documents: list[tuple[Path, dict[str, Any]]], context: str |
     )
 
 
-def _find(documents: list[tuple[Path, dict[str, Any]]], section: str, name: str, kind: str) -> tuple[dict[str, Any], Path]:
+def _find(
+    documents: list[tuple[Path, dict[str, Any]]], section: str, name: str, kind: str
+) -> tuple[dict[str, Any], Path]:
     """The entry called `name`, and the folder its relative paths start from."""
     known = []
     for path, document in documents:

@@ -1,0 +1,145 @@
+"""The demo's steps up to the applied job: cluster, base model and data, operator, bucket, FineTuneJob.
+
+Making the base model needs the processor and starting the cluster mostly waits, so the two run side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from typing import TYPE_CHECKING
+
+from finetune_cli import demo
+from finetune_cli.errors import CliError
+from finetune_cli.watch import outcome
+
+if TYPE_CHECKING:
+    from finetune_cli.demo_cluster import Cluster
+    from finetune_cli.steps import Step, Steps
+
+
+class Preparation:
+    """Brings a cluster to where the demo's job trains, from whatever state it is in."""
+
+    def __init__(self, cluster: Cluster, files: demo.Files, helm_values: list[str]) -> None:
+        self.cluster = cluster
+        self.files = files
+        self.helm_values = helm_values
+
+    def run(self, steps: Steps) -> str:
+        """Do all of it; the name of the job that now trains. Raises CliError."""
+        stop = self.cluster.commands.stop
+        steps.side_by_side(
+            lambda: self._cluster_and_operator(steps),
+            lambda: self._model_and_data(steps),
+            on_failure=stop,
+        )
+        steps.side_by_side(
+            lambda: self._fill_bucket(steps),
+            lambda: self._wait_for_operator(steps),
+            on_failure=stop,
+        )
+        with steps.step(f"Apply {demo.MANIFEST}") as step:
+            name = self._apply_job(step)
+            step.detail = f"finetunejob/{name}"
+        return name
+
+    # -- the local cluster and what runs in it
+
+    def _cluster_and_operator(self, steps: Steps) -> None:
+        cluster = self.cluster
+        if cluster.is_local:
+            with steps.step("Start the local cluster") as step:
+                command = [str(demo.LOCALCLUSTER), "up", "--dir", str(cluster.directory)]
+                cluster.commands.stream(step, "localcluster", command)
+                step.detail = f"kubeconfig {demo.LOCAL_DIRECTORY / 'kubeconfig'}"
+        else:
+            with steps.step("Reach the cluster of the kubeconfig") as step:
+                step.detail = cluster.kubectl("config", "current-context").strip()
+                cluster.kubectl("version")
+        with steps.step("Install the operator and MLflow with Helm") as step:
+            cluster.commands.stream(step, "helm", [*cluster.helm_command, *self._helm_arguments()])
+        with steps.step("Start an S3 server in the cluster") as step:
+            cluster.kubectl("apply", "-n", demo.NAMESPACE, "-f", "examples/bucket")
+            cluster.wait_ready(step, demo.NAMESPACE, demo.BUCKET)
+
+    def _helm_arguments(self) -> list[str]:
+        values = ["mlflow.enabled=true", f"settings.progressSeconds={demo.PROGRESS_SECONDS}", *self.helm_values]
+        sets = [word for value in values for word in ("--set", value)]
+        chart = "charts/finetune-operator"
+        return ["upgrade", "--install", demo.RELEASE, chart, "-n", demo.OPERATOR_NAMESPACE, "--create-namespace", *sets]
+
+    def _wait_for_operator(self, steps: Steps) -> None:
+        with steps.step("Wait for the operator and MLflow") as step:
+            for deployment in ("finetune-operator", "mlflow"):
+                self.cluster.wait_ready(step, demo.OPERATOR_NAMESPACE, deployment)
+
+    # -- the base model and the dialogues
+
+    def _model_and_data(self, steps: Steps) -> None:
+        python, commands = sys.executable, self.cluster.commands
+        with steps.step("Make dialogues from the chatterbot corpus") as step:
+            commands.stream(step, "dialogues", [python, "examples/make_dialogues.py", "--output", str(self.files.data)])
+        with steps.step("Train a small base model (kept for the next run)") as step:
+            commands.stream(
+                step, "base-model", [python, "examples/make_base_model.py", "--output", str(self.files.model)]
+            )
+
+    def _fill_bucket(self, steps: Steps) -> None:
+        with (
+            steps.step("Put base model and data into the bucket") as step,
+            self.cluster.reach(demo.NAMESPACE, demo.BUCKET, demo.BUCKET_PORT) as endpoint,
+        ):
+            command = [sys.executable, "examples/fill_bucket.py", "--endpoint", endpoint]
+            command += ["--model", str(self.files.model), "--data", str(self.files.data)]
+            self.cluster.commands.stream(step, "fill-bucket", command)
+            step.detail = endpoint
+
+    # -- the job
+
+    def _apply_job(self, step: Step) -> str:
+        cluster, namespace = self.cluster, demo.NAMESPACE
+        local = json.loads(cluster.kubectl("create", "--dry-run=client", "-o", "json", "-f", str(demo.MANIFEST)))
+        name: str = local["metadata"]["name"]
+        previous = cluster.get("finetunejob", name, "-n", namespace)
+        if previous and demo.DEMO_LABEL not in (previous["metadata"].get("labels") or {}):
+            raise CliError(
+                f"namespace {namespace} has a FineTuneJob {name} that the demo did not make; it is left alone."
+                f" Delete it (kubectl delete ftj {name} -n {namespace}) or take its progress: finetune watch {name}"
+            )
+        if previous and outcome(previous.get("status") or {}):
+            step.detail = "removing the finished job of the run before"
+            cluster.kubectl("delete", "finetunejob", name, "-n", namespace, "--cascade=foreground", "--timeout=60s")
+        cluster.kubectl("apply", "-n", namespace, "-f", str(demo.MANIFEST))
+        cluster.kubectl("label", "finetunejob", name, "-n", namespace, f"{demo.DEMO_LABEL}=true", "--overwrite")
+        return name
+
+    # -- the way back
+
+    def start_over(self, steps: Steps) -> None:
+        """Remove what earlier runs left in the cluster and in the cache."""
+        with steps.step("Remove what earlier runs left"):
+            shutil.rmtree(self.files.cache, ignore_errors=True)
+            if self.cluster.is_local:
+                if demo.LOCAL_DIRECTORY.exists():
+                    self.cluster.commands.output(
+                        [str(demo.LOCALCLUSTER), "down", "--purge", "--dir", str(self.cluster.directory)]
+                    )
+            else:
+                self._remove_objects()
+
+    def remove(self, steps: Steps) -> None:
+        """Remove all that the demo made, and stop the local cluster."""
+        with steps.step("Remove what the demo made"):
+            self._remove_objects()
+            if self.cluster.is_local:
+                self.cluster.commands.output([str(demo.LOCALCLUSTER), "down", "--dir", str(self.cluster.directory)])
+
+    def _remove_objects(self) -> None:
+        cluster, namespace = self.cluster, demo.NAMESPACE
+        if cluster.get("crd", "finetunejobs.finetune-operator.io"):
+            cluster.kubectl("delete", "finetunejob", "-n", namespace, "-l", f"{demo.DEMO_LABEL}=true", "--timeout=60s")
+        cluster.kubectl("delete", "-n", namespace, "-f", "examples/bucket", "--ignore-not-found", "--timeout=60s")
+        helm = [*cluster.helm_command, "uninstall", demo.RELEASE, "-n", demo.OPERATOR_NAMESPACE, "--ignore-not-found"]
+        cluster.commands.output(helm)
