@@ -1,0 +1,1 @@
+"""Everything that writes generated files; kept apart so that validating a manifest never pays for it."""

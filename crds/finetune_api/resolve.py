@@ -1,0 +1,199 @@
+"""resolve: from what the user wrote to what will run, with every default filled and every surprise said once.
+
+Pure and idempotent: resolving a resolved spec changes nothing, so the trainer may resolve what it reads.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+from finetune_api.accelerate_config import render_accelerate_config
+from finetune_api.batch import BatchPlan, plan_batch
+from finetune_api.overrides import LIFTED_KEYS, scale_learning_rate
+from finetune_api.rules import world_size
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.training_args import SUPPORTED, default_of, translate
+
+# Chart-level defaults that depend on nothing. storageClass, gpuResource and finetuningImage are the operator's to fill.
+DEFAULTS: dict[str, Any] = {
+    "finetuningGpus": 1,
+    "memoryPerGpu": 64,
+    "cpusPerGpu": 8,
+    "mergeAdapter": True,
+    "downloadsReservedSize": "64Gi",
+    "checkpointsReservedSize": "512Gi",
+    "nodes": 1,
+    "cpuProcesses": 1,
+    "suspend": False,
+    "maxAttempts": 3,
+    "terminationGracePeriodSeconds": 120,
+    "checkpointsRetention": "Retain",
+    "adoptCheckpoints": False,
+    "runTensorboard": False,
+}
+# Keys that may change while an attempt lives: they are no part of the frozen configuration.
+MUTABLE_KEYS = ("suspend", "labels", "annotations", "ttlSecondsAfterFinished")
+
+
+@dataclass(frozen=True)
+class ResolvedSpec:
+    """A spec without open questions."""
+
+    spec: FineTuneJobSpec
+    world_size: int
+    learning_rate: float
+    training_args: dict[str, Any]
+    distributed_type: str
+    merge_adapter: bool
+    notices: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def batch(self, world_size: int | None = None) -> BatchPlan:
+        """Per-device batch and accumulation for a number of processes. Raises BatchError if it does not divide."""
+        sizes = self.spec.batchsize_conf
+        return plan_batch(
+            sizes.total_train_batch_size,
+            sizes.max_per_device_train_batch_size,
+            world_size or self.world_size,
+            sizes.per_device_eval_batch_size,
+        )
+
+    @property
+    def total_batch(self) -> int:
+        """Sequences per optimizer step, over all processes."""
+        return self.spec.batchsize_conf.total_train_batch_size
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether no GPU is asked for."""
+        return self.spec.finetuning_gpus == 0
+
+    @property
+    def processes_per_node(self) -> int:
+        """Training processes in one pod."""
+        return self.spec.finetuning_gpus or self.spec.cpu_processes or 1
+
+    def accelerate_config(self, nodes: int | None = None, processes_per_node: int | None = None) -> dict[str, Any]:
+        """The Accelerate config as a dictionary, for the given size or the one asked for."""
+        nodes = nodes or self.spec.nodes or 1
+        processes = processes_per_node or self.processes_per_node
+        precision = "bf16" if self.training_args["bf16"] else "fp16" if self.training_args["fp16"] else "no"
+        return render_accelerate_config(
+            self.distributed_type,
+            nodes,
+            processes,
+            precision,
+            self.on_cpu,
+            self.batch(nodes * processes).accumulation,
+            self.training_args["max_grad_norm"],
+            self.spec.custom_accelerate_config,
+        )
+
+
+def resolve(spec: FineTuneJobSpec) -> ResolvedSpec:
+    """Fills defaults, merges overrides, translates removed names and does the arithmetic."""
+    raw = copy.deepcopy(spec.to_dict())
+    notices: list[str] = []
+    _merge_overrides(raw)
+    _resolve_training_args(raw, notices)
+    _resolve_sections(raw, notices)
+    for key, value in DEFAULTS.items():
+        raw.setdefault(key, value)
+    processes = world_size(raw)
+    raw.setdefault("distributedType", "auto-single-process" if processes == 1 else "auto-ddp")
+    resolved = FineTuneJobSpec.model_validate(raw)
+    overrides = raw["overrides"]
+    learning_rate = scale_learning_rate(
+        raw["training_args"]["learning_rate"],
+        overrides["lr_multiplier"],
+        overrides["lr_batch_size_scaling"],
+        resolved.batchsize_conf.total_train_batch_size,
+    )
+    return ResolvedSpec(
+        spec=resolved,
+        world_size=processes,
+        learning_rate=learning_rate,
+        training_args=_final_training_args(raw, learning_rate),
+        distributed_type=raw["distributedType"],
+        merge_adapter=raw["mergeAdapter"] and raw["peft_conf"]["peft_type"] != "NO_PEFT",
+        notices=notices,
+        warnings=_warnings(raw),
+    )
+
+
+def _merge_overrides(raw: dict[str, Any]) -> None:
+    """The lifted keys go where document 003 has them; both and different was refused before."""
+    overrides = raw.setdefault("overrides", {})
+    for key in LIFTED_KEYS:
+        lifted = raw.pop(key, None)
+        if lifted is not None:
+            overrides[key] = lifted
+    overrides.setdefault("lr_multiplier", 1.0)
+    overrides.setdefault("lr_batch_size_scaling", "none")
+
+
+def _resolve_training_args(raw: dict[str, Any], notices: list[str]) -> None:
+    arguments, translated = translate(raw["training_args"])
+    notices.extend(translated)
+    epochs_given = "num_train_epochs" in arguments or "num_train_epochs" in raw["overrides"]
+    max_steps = arguments.get("max_steps", -1)
+    if max_steps > 0 and epochs_given:
+        notices.append(f"max_steps ({max_steps}) wins over num_train_epochs")
+        arguments.pop("num_train_epochs", None)
+        raw["overrides"].pop("num_train_epochs", None)
+    if max_steps <= 0:
+        arguments["max_steps"] = -1
+    for name in SUPPORTED:
+        default = default_of(name)
+        if default is not None and not (name == "num_train_epochs" and max_steps > 0):
+            arguments.setdefault(name, default)
+    raw["training_args"] = arguments
+
+
+def _resolve_sections(raw: dict[str, Any], notices: list[str]) -> None:
+    tracking = raw.get("tracking")
+    if tracking and tracking.get("run_id") and tracking.pop("run_name", None):
+        notices.append("tracking.run_name has no effect beside tracking.run_id, whose name stays")
+    if raw["run_conf"]["model_args"].pop("resume_download", False):
+        notices.append("run_conf.model_args.resume_download has no effect: downloads always resume")
+    raw.setdefault("quant_conf", {"quantization_type": "no-quantization"})
+    if raw.get("method", "sft") == "sft" and raw["training_args"]["save_strategy"] == "no":
+        notices.append("save_strategy is no: without checkpoints a retry or a preemption starts over")
+
+
+def _final_training_args(raw: dict[str, Any], learning_rate: float) -> dict[str, Any]:
+    """What the training loop takes: every supported key, dependent defaults filled, overrides applied."""
+    arguments: dict[str, Any] = {name: raw["training_args"].get(name) for name in SUPPORTED}
+    arguments["learning_rate"] = learning_rate
+    if raw["overrides"].get("num_train_epochs") is not None:
+        arguments["num_train_epochs"] = raw["overrides"]["num_train_epochs"]
+    if arguments["num_train_epochs"] is None:
+        arguments["num_train_epochs"] = default_of("num_train_epochs")  # max_steps decides
+    if arguments["eval_strategy"] == "steps" and arguments["eval_steps"] is None:
+        arguments["eval_steps"] = arguments["logging_steps"]
+    if arguments["data_seed"] is None:
+        arguments["data_seed"] = arguments["seed"]
+    arguments["gradient_checkpointing"] = bool(arguments["gradient_checkpointing"])
+    if arguments["load_best_model_at_end"] or arguments["save_strategy"] == "best":
+        metric = arguments["metric_for_best_model"] or "loss"
+        arguments["metric_for_best_model"] = metric
+        if arguments["greater_is_better"] is None:
+            arguments["greater_is_better"] = not metric.endswith("loss")
+    return arguments
+
+
+def _warnings(raw: dict[str, Any]) -> list[str]:
+    """What is allowed but was probably not meant."""
+    warnings: list[str] = []
+    data = raw["data_conf"]
+    arguments = raw["training_args"]
+    if data["validation_data"]["type"] != "NONE" and arguments["eval_strategy"] == "no":
+        warnings.append("there is validation data but training_args.eval_strategy is no: it is used after training only")
+    if data.get("missing_pad_token_strategy") == "eos-repurpose":
+        warnings.append("missing_pad_token_strategy eos-repurpose may keep the model from learning where to stop")
+    if arguments["max_steps"] > 0 and arguments["save_strategy"] == "steps" and arguments["save_steps"] > arguments["max_steps"]:
+        warnings.append(
+            f"save_steps ({arguments['save_steps']}) is beyond max_steps ({arguments['max_steps']}): "
+            "no checkpoint is written before the end"
+        )
+    return warnings

@@ -1,0 +1,117 @@
+"""What the API knows and this version does not do yet: one table, so that nothing is accepted and then ignored.
+
+Each row names a key, the values that are fine, and the sentence that refuses any other. Admission (CEL), `finetune
+validate` and the operator all take their refusals from here; implementing a feature means removing its row.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.constants import MODEL_DIR
+from finetune_api.violations import Violation
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A key (path from spec) that may only have one of `allowed`, or be absent."""
+
+    path: tuple[str, ...]
+    allowed: tuple[str | bool | int, ...]
+    message: str
+    absent_allowed: bool = True
+
+
+_DISCARDED = "today's transformers ignores it, so it would have no effect; remove it"
+
+REFUSALS: tuple[Refusal, ...] = (
+    Refusal(("method",), ("sft",), "only method sft is supported in this version"),
+    Refusal(("nodes",), (1,), "only 1 node is supported in this version; use finetuningGpus for more GPUs on one node"),
+    Refusal(
+        ("distributedType",),
+        ("auto-ddp", "auto-single-process"),
+        "DeepSpeed and custom Accelerate configs are not supported in this version; use auto-ddp, auto-single-process, "
+        "or leave distributedType out",
+    ),
+    Refusal(
+        ("customAccelerateConfig",),
+        (),
+        "custom Accelerate configs are not supported in this version; leave customAccelerateConfig out",
+    ),
+    Refusal(
+        ("quant_conf", "quantization_type"),
+        ("no-quantization",),
+        "bits-and-bytes quantisation is not supported in this version (it is the default type of a quant_conf); "
+        "set quantization_type: no-quantization or remove quant_conf",
+        absent_allowed=False,
+    ),
+    Refusal(
+        ("peft_conf", "peft_type"),
+        ("NO_PEFT", "LORA"),
+        "only NO_PEFT and LORA are supported in this version",
+    ),
+    Refusal(("peft_conf", "task_type"), ("CAUSAL_LM",), "only task_type CAUSAL_LM can be trained"),
+    Refusal(("runTensorboard",), (False,), "TensorBoard is not run; metrics go to MLflow, see tracking"),
+    Refusal(("logsRemote",), (), "logs are not uploaded; read them with kubectl logs, and metrics in MLflow"),
+    Refusal(("run_conf", "model"), (MODEL_DIR,), "the model is given by basemodel; leave run_conf.model out"),
+    Refusal(("run_conf", "tokenizer"), (), "the tokenizer of basemodel is used; put another tokenizer's files there"),
+    Refusal(("run_conf", "use_fast_tokenizer"), (True,), f"use_fast_tokenizer: {_DISCARDED}"),
+    Refusal(("run_conf", "final_checkpoint_name"), ("checkpoint-final",), "the final checkpoint is checkpoint-final"),
+    Refusal(
+        ("run_conf", "model_args", "device_map"),
+        ("auto",),
+        "each process holds the whole model on its own device in this version; leave device_map out",
+    ),
+    Refusal(
+        ("run_conf", "model_args", "max_memory"),
+        (),
+        "each process holds the whole model on its own device in this version; leave max_memory out",
+    ),
+    Refusal(
+        ("run_conf", "model_args", "proxies"),
+        (),
+        "use httpProxy, httpsProxy and noProxy of spec; they reach every program in the pod",
+    ),
+    Refusal(("run_conf", "model_args", "low_cpu_mem_usage"), (False,), f"low_cpu_mem_usage: {_DISCARDED}"),
+    Refusal(("run_conf", "model_args", "offload_state_dict"), (), f"offload_state_dict: {_DISCARDED}"),
+    Refusal(("run_conf", "model_args", "offload_folder"), (), "weights are not offloaded while training; remove it"),
+    Refusal(("run_conf", "model_args", "offload_buffers"), (False,), "weights are not offloaded while training; remove it"),
+    Refusal(("run_conf", "model_args", "cache_dir"), (), "the operator's model cache is used; remove cache_dir"),
+    Refusal(
+        ("run_conf", "model_args", "force_download"),
+        (False,),
+        "the operator downloads the model once per revision; pin another revision to download again",
+    ),
+    Refusal(
+        ("run_conf", "model_args", "code_revision"),
+        ("main",),
+        "code from a model repository is never executed; remove code_revision",
+    ),
+    Refusal(
+        ("run_conf", "model_args", "token"),
+        (),
+        "never put a token into a manifest; use hfTokenSecret with the name and key of a Secret",
+    ),
+    Refusal(
+        ("run_conf", "model_args", "trust_remote_code"),
+        (False,),
+        "executing code from a model repository is not allowed in this version; use a model that transformers knows",
+    ),
+)
+
+
+def check_support(spec: Mapping[str, Any]) -> Iterator[Violation]:
+    """Violations of the table by raw spec data; keys of a wrong type are left to the schema."""
+    for refusal in REFUSALS:
+        *sections, key = refusal.path
+        section: Any = spec
+        for name in sections:
+            section = section.get(name) if isinstance(section, Mapping) else None
+        if not isinstance(section, Mapping):
+            continue
+        value = section.get(key)
+        if value is None:
+            if not refusal.absent_allowed:
+                yield Violation(refusal.path, refusal.message)
+        elif not any(value == one and type(value) is type(one) for one in refusal.allowed):
+            yield Violation(refusal.path, refusal.message)
