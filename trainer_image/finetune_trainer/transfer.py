@@ -8,7 +8,7 @@ again for up to RETRY_SECONDS; then it is Unavailable, which the operator retrie
 import os
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
@@ -44,20 +44,25 @@ class Remote:
         return f"{self.path}/{relative}" if relative else self.path
 
     def call(self, action: Callable[[], _T], uri: str | None = None, *, writing: bool = False) -> _T:
-        """Runs the action; an unanswered one again for RETRY_SECONDS. Raises what `explain` makes of its errors."""
-        deadline = time.monotonic() + RETRY_SECONDS
-        pause = 0.5
-        while True:
-            try:
-                return action()
-            except Exception as error:
-                meaning = explain(error, uri or self.uri, self.credentials, writing=writing)
-                if meaning is None or meaning is error:
-                    raise
-                if not isinstance(meaning, Unavailable) or time.monotonic() + pause > deadline:
-                    raise meaning from error
-            time.sleep(pause)
-            pause = min(pause * 2, 5.0)
+        """As `insist`, for this store."""
+        return insist(action, uri or self.uri, self.credentials, writing=writing)
+
+
+def insist(action: Callable[[], _T], uri: str, credentials: str, *, writing: bool = False) -> _T:
+    """Runs the action; an unanswered one again for RETRY_SECONDS. Raises what `explain` makes of its errors."""
+    deadline = time.monotonic() + RETRY_SECONDS
+    pause = 0.5
+    while True:
+        try:
+            return action()
+        except Exception as error:
+            meaning = explain(error, uri, credentials, writing=writing)
+            if meaning is None or meaning is error:
+                raise
+            if not isinstance(meaning, Unavailable) or time.monotonic() + pause > deadline:
+                raise meaning from error
+        time.sleep(pause)
+        pause = min(pause * 2, 5.0)
 
 
 def with_scheme(uri: str) -> str:
@@ -69,20 +74,24 @@ def with_scheme(uri: str) -> str:
     return f"file://{location.path}" if location.scheme == "local" else location.uri
 
 
+def use_endpoint(bucket_storage_host: str | None) -> None:
+    """Makes bucketStorageHost the S3 endpoint, unless the environment names one already (as the operator does in pods, and
+    a user who runs the same manifest where the cluster's names do not resolve)."""
+    if bucket_storage_host and not os.environ.get("AWS_ENDPOINT_URL"):
+        os.environ["AWS_ENDPOINT_URL"] = bucket_storage_host
+
+
 def _file_system(remote: Remote) -> Any:
     import fsspec  # here: fsspec and the stores' libraries take seconds that a job on local files need not wait
 
-    options: dict[str, Any] = {"skip_instance_cache": True} if remote.scheme in ("s3", "http", "https") else {}
+    def make() -> Any:
+        options = _store_options(remote.scheme)
+        return fsspec.filesystem(remote.scheme, skip_instance_cache=True, **options)
+
     try:
-        return fsspec.filesystem(remote.scheme, **options, **_store_options(remote.scheme))
+        return insist(make, remote.uri, remote.credentials)
     except ValueError as error:
-        meaning = explain(error, remote.uri, remote.credentials)
-        raise meaning or InputMissing(f"{remote.uri}: {error}") from None
-    except Exception as error:
-        meaning = explain(error, remote.uri, remote.credentials)
-        if meaning is None:
-            raise
-        raise meaning from error
+        raise BadConfiguration(f"{remote.uri}: {error}; check {remote.credentials}") from None
 
 
 def _store_options(scheme: str) -> dict[str, Any]:
@@ -156,6 +165,16 @@ def excluded(path: str, globs: str | Iterable[str] | None) -> bool:
     return any(fnmatch(path, pattern) or fnmatch(PurePosixPath(path).name, pattern) for pattern in patterns)
 
 
+def fingerprint(remote: str, *, credentials: str | None = None) -> str:
+    """Text that changes when the file does: its size with its ETag or time. Raises TrainerErrors."""
+    source = Remote(remote, credentials)
+    info = source.call(lambda: source.fs.info(source.path))
+    version = next(
+        (info[key] for key in ("ETag", "etag", "LastModified", "mtime", "last_modified") if info.get(key)), ""
+    )
+    return f"{info.get('size')} {version}".strip()
+
+
 def download_file(remote: str, local: Path, *, credentials: str | None = None) -> int:
     """Copies one file to the path `local`, whole or not at all; returns its size in bytes. Raises TrainerErrors."""
     source = Remote(remote, credentials)
@@ -181,7 +200,9 @@ def _fetch(source: Remote, path: str, target: Path, size: int | None) -> None:
     os.replace(aside, target)
 
 
-def upload_tree(local: Path, remote: str, marker_last: bool = True, *, credentials: str | None = None) -> dict[str, int]:
+def upload_tree(
+    local: Path, remote: str, marker_last: bool = True, *, credentials: str | None = None
+) -> dict[str, int]:
     """Copies every file of the folder `local` below `remote`; returns relative path -> bytes.
 
     marker_last: the completion marker goes last, an old one is removed first, and if the same marker lies there already
@@ -237,12 +258,11 @@ def open_remote(uri: str, mode: str = "rb", *, credentials: str | None = None) -
 
 
 def _in_parallel(action: Callable[[str], None], items: Iterable[str]) -> None:
-    """Runs the action for each item in threads; the first error ends what has not begun and is raised."""
-    with ThreadPoolExecutor(WORKERS) as pool:
-        futures = [pool.submit(action, item) for item in items]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    """Runs the action for each item in threads; the first error ends what has not begun and is raised at once."""
+    pool = ThreadPoolExecutor(WORKERS)
+    futures = [pool.submit(action, item) for item in items]
+    try:
+        for future in as_completed(futures):
+            future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

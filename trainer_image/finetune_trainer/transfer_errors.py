@@ -39,7 +39,9 @@ def explain(error: BaseException, uri: str, credentials: str, *, writing: bool =
     names = {cls.__name__ for link in _chain(error) for cls in type(link).__mro__}
     text = _text(error)
     if _errno(error) in (errno.ENOSPC, errno.EDQUOT):
-        return BadConfiguration(f"{uri}: no space left on the volume; raise downloadsReservedSize or checkpointsReservedSize")
+        return BadConfiguration(
+            f"{uri}: no space left on the volume; raise downloadsReservedSize or checkpointsReservedSize"
+        )
     if names & _NO_CREDENTIALS:
         return InputMissing(f"{uri} cannot be {verb}: no credentials were given; set {credentials}")
     if status in (401, 403) or names & _FORBIDDEN:

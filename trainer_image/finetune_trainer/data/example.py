@@ -61,7 +61,9 @@ def _trained_spans(ids: array, labels: Sequence[int]) -> tuple[tuple[int, int], 
     start: int | None = None
     for position, label in enumerate(labels):
         if label != IGNORED and label != ids[position]:
-            raise ValueError(f"label {label} at position {position} is neither the token id {ids[position]} nor {IGNORED}")
+            raise ValueError(
+                f"label {label} at position {position} is neither the token id {ids[position]} nor {IGNORED}"
+            )
         if label != IGNORED and start is None:
             start = position
         elif label == IGNORED and start is not None:

@@ -116,7 +116,9 @@ def add_template_tokens(tokenizer: Any, chat_template_name: str) -> int:
         if backend.encode(token, add_special_tokens=False).ids != [backend.token_to_id(token)]
     ]
     if missing:
-        tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing], special_tokens=True)
+        tokenizer.add_tokens(
+            [AddedToken(token, special=True, normalized=False) for token in missing], special_tokens=True
+        )
     return int(backend_of(tokenizer).get_vocab_size(with_added_tokens=True)) - int(before)
 
 

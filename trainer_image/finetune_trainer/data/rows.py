@@ -71,7 +71,9 @@ def read_rows(file: DataFile, bad: BadLines, *, need_assistant: bool = False) ->
         try:
             messages = parse_row(raw)
             if need_assistant and all(message["role"] != "assistant" for message in messages):
-                raise RowError("no message of the role assistant: with train_on_completions_only nothing would be trained")
+                raise RowError(
+                    "no message of the role assistant: with train_on_completions_only nothing would be trained"
+                )
             yield Row(number, messages)
         except RowError as error:
             bad.add(file.name, number, str(error))
@@ -104,7 +106,9 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     try:
         row = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise RowError(f"not UTF-8 (byte {error.start + 1} is 0x{raw[error.start]:02x}); save the file as UTF-8") from None
+        raise RowError(
+            f"not UTF-8 (byte {error.start + 1} is 0x{raw[error.start]:02x}); save the file as UTF-8"
+        ) from None
     except json.JSONDecodeError as error:
         hint = "; one JSON object per line is expected, not a JSON array" if raw.lstrip().startswith(b"[") else ""
         raise RowError(f"broken JSON at column {error.colno}: {error.msg}{hint}") from None
@@ -155,7 +159,9 @@ def _check_keys(where: str, message: dict[str, Any]) -> None:
             raise RowError(f"{where} has no {key!r}" + (f" (found {close[0]!r})" if close else ""))
     unknown = sorted(set(message) - {"role", "content"})
     if unknown:
-        raise RowError(f"{where} has the key {unknown[0]!r}, which training would ignore; only role and content are used")
+        raise RowError(
+            f"{where} has the key {unknown[0]!r}, which training would ignore; only role and content are used"
+        )
 
 
 def _kind(value: Any) -> str:

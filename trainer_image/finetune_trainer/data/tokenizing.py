@@ -80,4 +80,3 @@ def _token_range(text: str, span: tuple[int, int], offsets: Sequence[tuple[int, 
         first -= 1  # the word with the space before it: one token
     last = max(first, bisect_left(offsets, end, key=itemgetter(0)))
     return first, last
-

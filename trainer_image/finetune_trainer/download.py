@@ -1,0 +1,230 @@
+"""The download pod: brings model and data, checks everything that can be checked without a GPU, and says what was found.
+
+Runs as `python -m finetune_trainer.download`, and in process for `finetune run` (main). Never imports torch, so that it is
+done in seconds. The termination message holds the account: rows, tokens, steps, effective settings, a memory estimate;
+the exit code says what a failure means (docs/contracts.md).
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from finetune_api import constants
+from finetune_api.job_config import JobConfig
+from finetune_api.locations import model_key, parse_location
+from finetune_api.report import TerminationReport
+from finetune_api.resolve import ResolvedSpec, resolve
+from finetune_api.spec import FineTuneJobSpec
+from finetune_api.status import EffectiveSettings
+from finetune_trainer.data import data_uris, load_training_data, prepare_tokenizer
+from finetune_trainer.data_files import fetch_data
+from finetune_trainer.errors import BadConfiguration, InputMissing, Interrupted, describe
+from finetune_trainer.memory_estimate import estimate_bytes, read_tensors
+from finetune_trainer.model_cache import ModelSource, check_model, fetch_model, human
+from finetune_trainer.steps import count_steps
+from finetune_trainer.tokenizer_source import fetch_tokenizer, load_for_counting, tokenizer_directory
+from finetune_trainer.transfer import use_endpoint
+
+log = logging.getLogger("finetune.download")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Directories of this pod (or of `finetune run`)."""
+
+    work: Path
+    model: Path
+    cache: Path
+
+    @classmethod
+    def from_environment(cls) -> "Places":
+        return cls(
+            Path(os.environ.get(constants.ENV_WORK_DIR) or constants.WORK_DIR),
+            Path(os.environ.get(constants.ENV_MODEL_DIR) or constants.MODEL_DIR),
+            Path(os.environ.get(constants.ENV_MODEL_CACHE_DIR) or constants.MODEL_CACHE_DIR),
+        )
+
+
+def main() -> int:
+    """Downloads and checks; returns the exit code after writing the termination report and the record."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        with _interruptible():
+            places = Places.from_environment()
+            report = download(read_config(), places)
+    except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, KeyboardInterrupt):
+            error = Interrupted("interrupted; run again to go on with the files that arrived")
+        report = TerminationReport.model_validate(describe(error))
+        if report.exit_code == constants.ExitCode.INTERNAL:
+            traceback.print_exception(error)
+        log.error("%s: %s", report.reason, report.message)
+    _write_report(report)
+    return int(report.exit_code or 0)
+
+
+def read_config() -> JobConfig:
+    """The job's configuration. Raises BadConfiguration if it is missing or not ours."""
+    path = Path(os.environ.get(constants.ENV_CONFIG) or constants.CONFIG_FILE)
+    try:
+        return JobConfig.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadConfiguration(f"the configuration {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise BadConfiguration(f"the configuration {path} is not a JobConfig: {error}") from None
+
+
+def download(config: JobConfig, places: Places) -> TerminationReport:
+    """Everything the pod does, as plain steps. Raises TrainerErrors."""
+    resolved = resolve(config.parsed_spec())
+    spec = resolved.spec
+    use_endpoint(spec.bucket_storage_host)
+    credentials = credentials_of(spec)
+    model_dir, notices = bring_model(spec, places, credentials)
+    fetch_tokenizer(spec, places.work, credentials)
+    fetch_data(data_uris(spec), places.work, credentials)
+    return _account(config, resolved, places, model_dir, notices)
+
+
+def credentials_of(spec: FineTuneJobSpec) -> dict[str, str]:
+    """Scheme -> where its keys come from, so that a refusal names the Secret and its keys."""
+    found = {}
+    if secret := spec.bucket_credentials_secret:
+        found["s3"] = f"the keys {secret.access_key_key} and {secret.secret_key_key} of Secret {secret.name}"
+    if token := spec.hf_token_secret:
+        found["hf"] = f"the key {token.key} of Secret {token.name}"
+    return found
+
+
+def bring_model(spec: FineTuneJobSpec, places: Places, credentials: dict[str, str]) -> tuple[Path, list[str]]:
+    """The directory of the base model, downloaded into the cache if it is remote, and notices about it."""
+    location = parse_location(spec.basemodel)
+    own_tokenizer = spec.run_conf.tokenizer is None
+    if location.scheme in ("local", "pvc"):
+        path = _mounted_model(spec, places)
+        if not path.is_dir():
+            raise InputMissing(f"{location.uri} is no folder here ({path}); check basemodel and the claim it names")
+        return path, list(check_model(_model_folder(path, spec), location.uri, own_tokenizer))
+    source = ModelSource(
+        location,
+        revision=spec.run_conf.model_args.revision,
+        exclude=spec.hf_download_exclude_glob,
+        credentials=credentials.get(location.scheme),
+    )
+    log.info("model: %s", location.uri)
+    model = fetch_model(source, places.cache, model_key(spec), needs_tokenizer=own_tokenizer)
+    total = human(sum(model.files.values()))
+    log.info("model: %d files, %s%s", len(model.files), total, "" if model.fetched else ", in the cache already")
+    return model.path, list(model.notices)
+
+
+def _mounted_model(spec: FineTuneJobSpec, places: Places) -> Path:
+    location = parse_location(spec.basemodel)
+    if location.scheme == "local":
+        return Path(location.path)
+    claim = Path(constants.PVC_MOUNT_DIR) / location.container / location.path
+    return claim if claim.is_dir() else places.model
+
+
+def _model_folder(path: Path, spec: FineTuneJobSpec) -> Path:
+    subfolder = spec.run_conf.model_args.subfolder
+    return path / subfolder if subfolder else path
+
+
+def _account(
+    config: JobConfig, resolved: ResolvedSpec, places: Places, model_dir: Path, notices: list[str]
+) -> TerminationReport:
+    """Reads every row, counts tokens and steps, estimates memory."""
+    spec = resolved.spec
+    tokenizer = load_for_counting(tokenizer_directory(spec, model_dir, places.work))
+    prepared = prepare_tokenizer(config, tokenizer)
+    if prepared.added_tokens:
+        raise BadConfiguration(
+            f"the tokenizer lacks {prepared.added_tokens} tokens that data_conf.chat_template_name "
+            f"{spec.data_conf.chat_template_name} needs; growing a model's vocabulary is not supported in this version: "
+            "choose keep-original or mistral-with-system, or a model whose tokenizer has them"
+        )
+    data = load_training_data(config, tokenizer, places.work)
+    arguments, batch = resolved.training_args, resolved.batch()
+    steps = count_steps(
+        len(data.train), resolved.total_batch, float(arguments["num_train_epochs"]), int(arguments["max_steps"])
+    )
+    memory = estimate_bytes(
+        read_tensors(_model_folder(model_dir, spec)),
+        torch_dtype=spec.run_conf.model_args.torch_dtype,
+        optim=str(arguments["optim"]),
+        peft_type=spec.peft_conf.peft_type,
+        peft_kwargs=getattr(spec.peft_conf, "peft_kwargs", None) or {},
+    )
+    report = data.report.model_copy(
+        update={"steps_per_epoch": steps.per_epoch, "total_steps": steps.total, "memory_estimate_bytes": memory}
+    )
+    message = (
+        f"{report.examples} training and {report.validation_examples} validation examples, {report.tokens} tokens, "
+        f"{steps.total} steps" + (f", about {human(memory)} per device before activations" if memory else "")
+    )
+    notices = [*notices, *data.notices]
+    for notice in notices:
+        log.warning("notice: %s", notice)
+    log.info("%s", message)
+    return TerminationReport(
+        reason="Completed",
+        message=message,
+        exit_code=0,
+        total_steps=steps.total,
+        dataset=report,
+        notices=notices or None,
+        effective=EffectiveSettings(
+            world_size=resolved.world_size,
+            per_device_batch=batch.per_device,
+            accumulation=batch.accumulation,
+            eval_per_device_batch=batch.eval_per_device,
+            total_batch=resolved.total_batch,
+            learning_rate=resolved.learning_rate,
+            distributed_type=resolved.distributed_type,
+        ),
+    )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM becomes Interrupted, which leaves every file that arrived in place."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise Interrupted("stopped by SIGTERM while downloading; the next attempt goes on with the files that arrived")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _write_report(report: TerminationReport) -> None:
+    """The termination message for the operator, and the same on the volume, since a deleted pod leaves no message."""
+    message = report.to_message()
+    work = Path(os.environ.get(constants.ENV_WORK_DIR) or constants.WORK_DIR)
+    log_path = Path(os.environ.get(constants.ENV_TERMINATION_LOG) or constants.TERMINATION_LOG)
+    for path in (log_path, work / "records" / "download.json"):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(message, encoding="utf-8")
+        except OSError as error:  # the exit code still says it
+            log.warning("cannot write %s: %s", path, error)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # at once: threads may still be reading from a store that no longer matters
