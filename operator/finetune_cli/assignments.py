@@ -45,13 +45,13 @@ def apply_assignments(spec: dict[str, Any], assignments: list[str]) -> None:
 
 
 def _yaml_value(value: str, text: str) -> Any:
-    import yaml
-    from finetune_api.manifest import load_yaml
+    from finetune_api.manifest import ManifestError, load_manifests
 
     try:
-        return load_yaml(value)
-    except yaml.YAMLError as cause:
-        raise UsageError(f"--set {text!r}: the value is not YAML: {cause}") from cause
+        documents = load_manifests(value)
+    except ManifestError as cause:
+        raise UsageError(f"--set {text!r}: the value is not YAML: {cause.message}") from cause
+    return documents[0].document if documents else None
 
 
 def _assign(spec: dict[str, Any], path: list[Step], value: Any, text: str) -> None:

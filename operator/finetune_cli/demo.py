@@ -121,7 +121,7 @@ def _demo(args: argparse.Namespace, cluster: Cluster, started: float) -> int:
         return EXIT_PROBLEMS
     with Steps() as steps:
         answers = demo_result.ask_models(steps, cluster, files, status)
-    demo_result.print_result(cluster, NAMESPACE, name, status, answers, time.monotonic() - started)
+    demo_result.print_result(cluster, NAMESPACE, name, status, answers=answers, seconds=time.monotonic() - started)
     if args.delete:
         with Steps() as steps:
             preparation.remove(steps)

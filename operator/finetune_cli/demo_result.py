@@ -48,7 +48,7 @@ def ask_models(steps: Steps, cluster: Cluster, files: Files, status: dict[str, A
 
 
 def print_result(
-    cluster: Cluster, namespace: str, name: str, status: dict[str, Any], answers: Answers, seconds: float
+    cluster: Cluster, namespace: str, name: str, status: dict[str, Any], *, answers: Answers, seconds: float
 ) -> None:
     """The job's result, for people."""
     progress, model = status.get("progress") or {}, status.get("model") or {}

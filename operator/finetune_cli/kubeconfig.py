@@ -19,6 +19,7 @@ from finetune_cli.errors import CliError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 PLUGIN_TIMEOUT = 60.0
+Documents = list[tuple[Path, dict[str, Any]]]  # each file and its content
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def load_connection(explicit: str | None = None, context: str | None = None) -> 
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     paths = kubeconfig_paths(explicit)
-    documents: list[tuple[Path, dict[str, Any]]] = []
+    documents: Documents = []
     for path in paths:
         if path.is_file():
             try:
@@ -73,7 +74,7 @@ def load_connection(explicit: str | None = None, context: str | None = None) -> 
     )
 
 
-def _from_documents(documents: list[tuple[Path, dict[str, Any]]], context: str | None) -> Connection:
+def _from_documents(documents: Documents, context: str | None) -> Connection:
     name = context or next((d["current-context"] for _, d in documents if d.get("current-context")), None)
     if not name:
         raise CliError("the kubeconfig has no current-context: give --context")
@@ -98,9 +99,7 @@ def _from_documents(documents: list[tuple[Path, dict[str, Any]]], context: str |
     )
 
 
-def _find(
-    documents: list[tuple[Path, dict[str, Any]]], section: str, name: str, kind: str
-) -> tuple[dict[str, Any], Path]:
+def _find(documents: Documents, section: str, name: str, kind: str) -> tuple[dict[str, Any], Path]:
     """The entry called `name`, and the folder its relative paths start from."""
     known = []
     for path, document in documents:

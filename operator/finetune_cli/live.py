@@ -6,6 +6,7 @@ from the API server or from the local run's status.json.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Protocol
@@ -83,7 +84,7 @@ def sparkline(values: list[float], width: int = SPARK_WIDTH) -> str:
         return ""
     count = min(width, len(values))
     edges = [round(i * len(values) / count) for i in range(count + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
     low, span = min(means), (max(means) - min(means)) or 1.0
     return "".join(SPARKS[round((mean - low) / span * (len(SPARKS) - 1))] for mean in means)
 
@@ -182,3 +183,19 @@ class TerminalView:
         row = Table.grid(padding=(0, 1))
         row.add_row("  ", ProgressBar(total=total, completed=step, width=40), f"step {step}/{total}", eta)
         return row
+
+
+class SilentView:
+    """Shows nothing: for `-o json`, where stdout belongs to the document."""
+
+    def __enter__(self) -> SilentView:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        return None
+
+    def update(self, status: Status) -> None:
+        """The status document at the end says it all."""
+
+    def message(self, text: str) -> None:
+        terminal.note(text)

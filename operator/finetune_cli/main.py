@@ -21,9 +21,9 @@ COMMANDS = {
     "watch": "follow a job in the cluster until it ends",
     "demo": "from nothing to a fine-tuned model on a local cluster",
 }
-EPILOG = """exit codes: 0 done · 1 problems found or the job failed · 2 wrong usage · `run` also gives the trainer's own:
-65 bad data, 66 input missing, 69 service unavailable, 70 internal error, 75 interrupted (resumable), 78 bad
-configuration, 79 out of GPU memory. As `kubectl finetune` it is the same command."""
+EPILOG = """exit codes: 0 done · 1 problems found, or the job failed · 2 wrong usage · 130 stopped by Ctrl-C.
+`run` gives the trainer's own: 65 bad data, 66 input missing, 69 service unavailable, 70 internal error,
+75 interrupted (running it again resumes), 78 bad configuration, 79 out of GPU memory."""
 
 
 def build_parser(chosen: str | None) -> argparse.ArgumentParser:

@@ -86,7 +86,7 @@ class Steps:
             self._say_ended(step)
 
     def side_by_side(self, *tasks: Callable[[], None], on_failure: Callable[[], None]) -> None:
-        """Run `tasks` at the same time; when one fails, `on_failure` has to end the others, and the failure is raised."""
+        """Run `tasks` at the same time. When one fails, `on_failure` has to end the others; the failure is raised."""
         with ThreadPoolExecutor(len(tasks)) as pool:
             futures = [pool.submit(task) for task in tasks]
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)

@@ -2,7 +2,6 @@
 
 import pytest
 
-pytest.importorskip("finetune_api.manifest")
 from finetune_cli.assignments import apply_assignments, parse_assignment
 from finetune_cli.errors import UsageError
 
@@ -39,7 +38,7 @@ def test_refuses_what_is_no_assignment(text):
         ({"a": 1}, ["a=2", "b.c=3"], {"a": 2, "b": {"c": 3}}),
         ({"a": {"b": 1, "c": 2}}, ["a.b=null"], {"a": {"c": 2}}),
         ({"a": None}, ["a.b=1"], {"a": {"b": 1}}),
-        ({"a": [{"p": "x"}]}, ["a[0].p=y", "a[1].p=z"], {"a": [{"p": "y"}, {"p": "z"}]}),
+        ({"a": [{"p": "x"}]}, ["a[0].p=u", "a[1].p=v"], {"a": [{"p": "u"}, {"p": "v"}]}),
         ({}, ["a[0]=1"], {"a": [1]}),
     ],
 )
