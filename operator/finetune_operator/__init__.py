@@ -1,0 +1,8 @@
+"""The operator: kopf carries watch events to a queue, reconcile reads live state, a pure plan decides, builders make objects.
+
+Read in this order: transport.py, workqueue.py, reconcile.py, plan/plan.py, builders/.
+"""
+
+from .render import render
+
+__all__ = ["render"]

@@ -1,0 +1,49 @@
+"""The immutable ConfigMap of a download or a try: the resolved job, frozen, so that no later default changes it."""
+
+import yaml
+from finetune_api import constants
+from finetune_api.job_config import JobConfig
+from finetune_api.job_config import TrackedRun as ConfiguredRun
+from finetune_api.resolve import MUTABLE_KEYS
+
+from ..plan.types import Object, TrackedRun
+from .request import Request
+
+
+def download_config(request: Request) -> Object:
+    return _config_map(request, request.download_name, constants.ROLE_DOWNLOAD, _job_config(request, 1, None), {})
+
+
+def try_config(request: Request, number: int, run: TrackedRun | None) -> Object:
+    """`run`: the MLflow run that the operator made, if it did."""
+    accelerate = request.resolved.accelerate_config()
+    data = {"accelerate.yaml": yaml.safe_dump(accelerate, sort_keys=True)}
+    labels = {constants.LABEL_TRY: str(number)}
+    config = _job_config(request, number, run)
+    return _config_map(request, request.try_name(number), constants.ROLE_TRAIN, config, data, **labels)
+
+
+def _job_config(request: Request, number: int, run: TrackedRun | None) -> str:
+    tracking = request.spec.tracking
+    tracked = None
+    if run and tracking:
+        tracked = ConfiguredRun(uri=tracking.mlflow_server_uri, experiment_id=run.experiment_id, run_id=run.run_id)
+    return JobConfig(
+        name=request.name,
+        namespace=request.namespace,
+        uid=request.uid,
+        try_number=number,
+        spec={key: value for key, value in request.spec.to_dict().items() if key not in MUTABLE_KEYS},
+        tracked_run=tracked,
+        notices=list(request.notices),
+    ).to_json()
+
+
+def _config_map(request: Request, name: str, role: str, config: str, data: dict[str, str], **labels: str) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": request.metadata(name, role, **labels),
+        "immutable": True,
+        "data": {"job.json": config, **data},
+    }

@@ -1,0 +1,89 @@
+"""Environment of the download and train containers: ours, then credentials by reference, then the user's."""
+
+from finetune_api import constants
+from finetune_api.locations import parse_location
+
+from ..plan.types import Object
+from .request import Request
+
+CA_DIR = "/etc/finetune-ca"
+CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def environment(request: Request, own: dict[str, str]) -> list[Object]:
+    """The list of env entries, each name once; `own` are the variables of this container alone."""
+    entries = [*_common(request, own), *_storage(request), *_network(request)]
+    theirs = [entry.model_dump(by_alias=True, exclude_none=True) for entry in request.spec.env or []]
+    replaced = {entry["name"] for entry in theirs}
+    return [entry for entry in entries if entry["name"] not in replaced] + theirs
+
+
+def _common(request: Request, own: dict[str, str]) -> list[Object]:
+    values = {
+        constants.ENV_CONFIG: constants.CONFIG_FILE,
+        constants.ENV_JOB_NAME: request.name,
+        constants.ENV_JOB_NAMESPACE: request.namespace,
+        constants.ENV_JOB_UID: request.uid,
+        constants.ENV_WORK_DIR: constants.WORK_DIR,
+        constants.ENV_MODEL_DIR: constants.MODEL_DIR,
+        constants.ENV_MODEL_CACHE_DIR: constants.MODEL_CACHE_DIR,
+        constants.ENV_TERMINATION_LOG: constants.TERMINATION_LOG,
+        "HOME": "/tmp",  # the root file system is read-only, and libraries keep caches in the home directory
+        **own,
+    }
+    fields = {
+        constants.ENV_POD_IP: "status.podIP",
+        constants.ENV_POD_NAME: "metadata.name",
+        constants.ENV_NODE_NAME: "spec.nodeName",
+    }
+    return [
+        *({"name": name, "value": value} for name, value in values.items()),
+        *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),
+    ]
+
+
+def _storage(request: Request) -> list[Object]:
+    spec, entries = request.spec, []
+    if spec.bucket_storage_host:
+        host = spec.bucket_storage_host
+        entries.append({"name": "AWS_ENDPOINT_URL", "value": host if "://" in host else f"https://{host}"})
+    if secret := spec.bucket_credentials_secret:
+        entries.append(_from_secret("AWS_ACCESS_KEY_ID", secret.name, secret.access_key_key))
+        entries.append(_from_secret("AWS_SECRET_ACCESS_KEY", secret.name, secret.secret_key_key))
+    if token := spec.hf_token_secret:
+        entries.append(_from_secret("HF_TOKEN", token.name, token.key))
+    return entries
+
+
+def _from_secret(name: str, secret: str, key: str) -> Object:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key}}}
+
+
+def _network(request: Request) -> list[Object]:
+    spec, values = request.spec, {}
+    for name, value in (
+        ("HTTP_PROXY", spec.http_proxy),
+        ("HTTPS_PROXY", spec.https_proxy),
+        ("NO_PROXY", spec.no_proxy),
+    ):
+        if value:
+            values |= {name: value, name.lower(): value}  # libraries differ in which of the two they read
+    if spec.ca_bundle_config_map:
+        values |= dict.fromkeys(CA_VARIABLES, f"{CA_DIR}/{spec.ca_bundle_config_map.key}")
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def data_locations(request: Request) -> list[str]:
+    """The paths of all data files, in the order of the manifest, each once."""
+    paths: list[str] = []
+    for source in (request.spec.data_conf.training_data, request.spec.data_conf.validation_data):
+        paths += [dataset.path for dataset in getattr(source, "datasets", None) or []]
+    return list(dict.fromkeys(paths))
+
+
+def mounted_sources(request: Request) -> tuple[list[str], list[str]]:
+    """Claims and ConfigMaps that the download pod copies data from."""
+    locations = [parse_location(path) for path in data_locations(request)]
+    claims = dict.fromkeys(location.container for location in locations if location.scheme == "pvc")
+    maps = dict.fromkeys(location.container for location in locations if location.scheme == "configmap")
+    return list(claims), list(maps)

@@ -1,0 +1,108 @@
+"""The train Job of one try: an Indexed Job with one pod per node, which never retries by itself.
+
+After it is created nobody writes suspend, parallelism, completions or template: with a queue those are Kueue's.
+"""
+
+from finetune_api import constants
+
+from ..plan.labels import LABEL_TRAINING
+from ..plan.types import Object, TrackedRun
+from .download_job import failure_rules
+from .environment import environment
+from .pod import container, pod_template, volumes
+from .quantities import cpus, gibibytes
+from .request import Request
+
+MODULE = "finetune_trainer.launch"
+DEFAULT_CPUS = 8.0
+DEFAULT_GIB = 64.0
+
+
+def train_job(request: Request, number: int, resume: bool, run: TrackedRun | None) -> Object:
+    """`resume`: every run of these pods starts from the newest complete checkpoint, if there is one."""
+    pod_volumes, mounts = volumes(request, constants.ROLE_TRAIN, request.try_name(number))
+    body = container(
+        request,
+        constants.ROLE_TRAIN,
+        MODULE,
+        environment(request, _own(request, number, resume, run)),
+        mounts,
+        _resources(request),
+    )
+    body["ports"] = [{"name": constants.PROGRESS_PORT_NAME, "containerPort": constants.PROGRESS_PORT}]
+    labels = {LABEL_TRAINING: request.training, constants.LABEL_TRY: str(number)}
+    template = pod_template(request, constants.ROLE_TRAIN, body, pod_volumes, labels)
+    template["spec"]["terminationGracePeriodSeconds"] = request.grace_seconds
+    if request.nodes > 1:
+        template["spec"]["subdomain"] = request.try_name(number)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": request.metadata(
+            request.try_name(number), constants.ROLE_TRAIN, **labels, **_queue_labels(request)
+        ),
+        "spec": {
+            "completionMode": "Indexed",
+            "completions": request.nodes,
+            "parallelism": request.nodes,
+            "backoffLimit": 0,
+            # Only pods that will resume may be replaced within the Job, and only one that has no peers (decisions.md 9).
+            "podFailurePolicy": {"rules": failure_rules(constants.ROLE_TRAIN, ignore=resume and request.nodes == 1)},
+            **({"suspend": True} if request.spec.queue_name else {}),
+            "template": template,
+        },
+    }
+
+
+def rendezvous_service(request: Request, number: int) -> Object:
+    """Headless: gives the pods of several nodes names, before they are ready."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": request.metadata(
+            request.try_name(number), constants.ROLE_TRAIN, **{constants.LABEL_TRY: str(number)}
+        ),
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {"batch.kubernetes.io/job-name": request.try_name(number)},
+        },
+    }
+
+
+def _own(request: Request, number: int, resume: bool, run: TrackedRun | None) -> dict[str, str]:
+    values = {
+        constants.ENV_ATTEMPT: str(number),
+        constants.ENV_GPUS: str(request.processes),
+        constants.ENV_GRACE: str(request.grace_seconds),
+    }
+    if resume:
+        values[constants.ENV_RESUME] = "auto"
+    if request.spec.tracking:
+        values[constants.ENV_MLFLOW_URI] = request.spec.tracking.mlflow_server_uri
+    if run:
+        values[constants.ENV_MLFLOW_RUN_ID] = run.run_id
+    return values
+
+
+def _queue_labels(request: Request) -> dict[str, str]:
+    labels = {
+        constants.LABEL_QUEUE: request.spec.queue_name,
+        constants.LABEL_WORKLOAD_PRIORITY: request.spec.workload_priority_class_name,
+    }
+    return {name: value for name, value in labels.items() if value}
+
+
+def _resources(request: Request) -> Object:
+    """CPU and memory per GPU, or of the pod when it has none. Only GPUs are limits: they cannot be shared."""
+    shares = max(request.gpus, 1)
+    resources: Object = {
+        "requests": {
+            "cpu": cpus((request.spec.cpus_per_gpu or DEFAULT_CPUS) * shares),
+            "memory": gibibytes((request.spec.memory_per_gpu or DEFAULT_GIB) * shares),
+        }
+    }
+    if request.gpus:
+        name = request.spec.gpu_resource or request.settings.default_gpu_resource
+        resources["requests"][name] = resources.setdefault("limits", {})[name] = str(request.gpus)
+    return resources

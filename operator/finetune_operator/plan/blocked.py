@@ -1,0 +1,11 @@
+"""A child that could not be created: someone else's object has its name, or the API server refused it."""
+
+from .context import Context
+from .types import PENDING, Step, Verdict
+
+
+def report_blocked(context: Context) -> Step:
+    for blocked in context.observed.blocked:
+        message = f"{blocked.kind} {blocked.name} cannot be created: {blocked.message}"
+        return Step(verdict=Verdict(PENDING, blocked.reason, message, stuck=True, requeue=15))
+    return Step()

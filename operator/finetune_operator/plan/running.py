@@ -1,0 +1,55 @@
+"""A train Job that is there and has not ended: queued, waiting for something, starting, or training."""
+
+from . import endings
+from .context import Context
+from .types import QUEUED, RETRYING, STARTING, TRAINING, Object, Step, Verdict
+from .waiting import why_waiting
+
+LOADING = ("loading", None)
+
+
+def follow(context: Context) -> Step:
+    job = context.live_train_job
+    if job is None:
+        return Step()
+    if "deletionTimestamp" in job["metadata"]:
+        message = f"Job {job['metadata']['name']} is being deleted; training resumes in a new one"
+        return Step(verdict=Verdict(RETRYING, "JobDeleted", message, requeue=5))
+    if (job.get("spec") or {}).get("suspend"):
+        return Step(verdict=_queued(context))
+    pods = tuple(pod for pod in endings.newest_by_index(context.pods_of(job)))
+    if pods and all((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
+        return Step(verdict=_running(context, pods))
+    waiting = why_waiting(STARTING, (job,), pods, context.claims, context.observed.warnings)
+    if waiting and waiting.reason == "Unschedulable":
+        waiting = Verdict(QUEUED, waiting.reason, waiting.message, requeue=waiting.requeue)
+    return Step(verdict=waiting or Verdict(STARTING, "PodStarting", "the train pod is being started", requeue=5))
+
+
+def _queued(context: Context) -> Verdict:
+    queue = context.request.spec.queue_name
+    if not queue:
+        message = "the Job was suspended by someone else: set its spec.suspend to false, or delete it to start anew"
+        return Verdict(QUEUED, "JobSuspended", message, stuck=True, requeue=30)
+    if not context.observed.kueue:
+        message = (
+            f"queueName is {queue!r}, but Kueue is not installed in this cluster: install it, or remove queueName. "
+            "The Job stays suspended, so that no quota is bypassed"
+        )
+        return Verdict(QUEUED, "QueueUnavailable", message, stuck=True, requeue=60)
+    message = f"waiting for Kueue to admit the Job from queue {queue!r}; `kubectl get workloads` shows its place"
+    return Verdict(QUEUED, "WaitingForQuota", message)
+
+
+def _running(context: Context, pods: tuple[Object, ...]) -> Verdict:
+    report = context.observed.progress or context.observed.status.get("progress") or {}
+    attempt = context.attempts[-1]["id"] if context.attempts else 1
+    if report.get("phase") in LOADING and not _steps_this_attempt(context):
+        return Verdict(STARTING, "Loading", f"attempt {attempt} is loading model and data", requeue=30)
+    return Verdict(TRAINING, "Training", f"attempt {attempt} is training")
+
+
+def _steps_this_attempt(context: Context) -> bool:
+    progress = context.observed.status.get("progress") or {}
+    started = context.attempts[-1].get("startTime") if context.attempts else None
+    return bool(progress.get("step") and started and (progress.get("updatedAt") or "") > started)

@@ -1,0 +1,58 @@
+"""The next try: when its time has come and no pod of the one before is alive."""
+
+from ..builders.config_map import try_config
+from ..builders.train_job import rendezvous_service, train_job
+from . import times
+from .context import Context, training_of
+from .retry import next_try
+from .storage import is_own
+from .tracking import known_run
+from .types import PENDING, QUEUED, RETRY, RETRYING, STARTING, Create, Step, Verdict
+
+
+def wait_for_retry(context: Context) -> Step:
+    """Before anything is made for the next try: its backoff, and the pods of the last one."""
+    if context.stopping_pods:
+        message = "waiting for the pods of the last attempt to stop"
+        phase = RETRYING if context.attempts else PENDING
+        return Step(verdict=Verdict(phase, "PodsStopping", message, requeue=5))
+    if not context.attempts:
+        return Step()
+    last, settings = context.attempts[-1], context.settings
+    coming = next_try(context.attempts, context.max_attempts, settings.retry_seconds, settings.retry_max_seconds)
+    if coming.at is None or coming.at <= context.now:
+        return Step()
+    counted = f" ({coming.failures} of {context.max_attempts} attempts failed)" if last.get("outcome") == RETRY else ""
+    message = (
+        f"the next attempt starts at {times.render(coming.at)}{counted}: {last.get('message') or last.get('reason')}"
+    )
+    wait = (coming.at - context.now).total_seconds()
+    return Step(verdict=Verdict(RETRYING, last.get("reason") or "Retrying", message, requeue=max(wait, 0.5)))
+
+
+def start_try(context: Context) -> Step:
+    number, run = context.next_number, known_run(context)
+    creates = [Create(try_config(context.request, number, run))]
+    if context.request.nodes > 1:
+        creates.append(Create(rendezvous_service(context.request, number)))
+    creates.append(Create(train_job(context.request, number, resumes(context, number), run)))
+    phase = QUEUED if context.request.spec.queue_name else RETRYING if context.attempts else STARTING
+    message = f"Job {context.request.try_name(number)} is being started"
+    return Step(tuple(creates), Verdict(phase, "TryStarting", message, requeue=5))
+
+
+def resumes(context: Context, number: int) -> bool:
+    """Whether the pods of this try continue from the newest checkpoint.
+
+    Later attempts always do. A first one does what run_conf.resume_from_checkpoint says; but on a volume that only this
+    training has used, continuing if there is a checkpoint is the same as starting over if there is none, and it lets the
+    Job's own replacements of a preempted pod (or Kueue's restart) resume, whose environment is fixed.
+    """
+    if context.attempts:
+        return True
+    wanted = context.request.spec.run_conf.resume_from_checkpoint
+    if wanted is not False:
+        return wanted == "auto"  # true (a checkpoint must exist) and a path are for the trainer to check
+    claim = context.observed.checkpoints
+    fresh = claim is None or (is_own(claim, context.request.uid) and training_of(claim) == context.request.training)
+    return fresh and number == 1

@@ -1,0 +1,118 @@
+"""The operator's settings: read once from the environment of its Deployment, then passed as one immutable value.
+
+docs/contracts.md lists the variables. A wrong value stops the operator at once with the variable's name, its value and
+what would be right: a Deployment that does not start is noticed, a default in place of a typing error is not.
+"""
+
+import json
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+DEFAULT_TRAINER_IMAGE = "finetune-operator/trainer:0.1.0"
+
+
+T = TypeVar("T", int, float)
+
+
+class SettingsError(ValueError):
+    """A variable of the operator's environment has a value that cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the administrator of the operator decides, as against what a FineTuneJob asks for."""
+
+    trainer_image: str = DEFAULT_TRAINER_IMAGE
+    mlflow_uri: str = ""
+    mlflow_public_url: str = ""
+    watch_namespace: str = ""
+    max_gpus_per_node: int = 8
+    accelerator_labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    lease_namespace: str = "default"
+    lease_seconds: float = 15.0
+    default_gpu_resource: str = "nvidia.com/gpu"
+    progress_seconds: float = 15.0
+    retry_seconds: float = 10.0
+    retry_max_seconds: float = 300.0
+    sweep_seconds: float = 600.0
+    workers: int = 16
+    health_host: str = "0.0.0.0"
+    health_port: int = 8081
+    log_level: str = "INFO"
+    identity: str = "local"
+
+
+def load(env: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment; raises SettingsError naming the variable, its value and the fix."""
+    env = os.environ if env is None else env
+    default = Settings()
+    return Settings(
+        trainer_image=env.get("FINETUNE_TRAINER_IMAGE") or default.trainer_image,
+        mlflow_uri=env.get("FINETUNE_MLFLOW_URI", "").rstrip("/"),
+        mlflow_public_url=(env.get("FINETUNE_MLFLOW_PUBLIC_URL") or env.get("FINETUNE_MLFLOW_URI", "")).rstrip("/"),
+        watch_namespace=env.get("FINETUNE_WATCH_NAMESPACE", ""),
+        max_gpus_per_node=_number(env, "FINETUNE_MAX_GPUS_PER_NODE", default.max_gpus_per_node, int, least=1),
+        accelerator_labels=_labels(env, "FINETUNE_ACCELERATOR_LABELS"),
+        lease_namespace=env.get("FINETUNE_LEASE_NAMESPACE")
+        or env.get("POD_NAMESPACE")
+        or _own_namespace(default.lease_namespace),
+        lease_seconds=_number(env, "FINETUNE_LEASE_SECONDS", default.lease_seconds, float, least=3),
+        default_gpu_resource=env.get("FINETUNE_DEFAULT_GPU_RESOURCE") or default.default_gpu_resource,
+        progress_seconds=_number(env, "FINETUNE_PROGRESS_SECONDS", default.progress_seconds, float, least=1),
+        retry_seconds=_number(env, "FINETUNE_RETRY_SECONDS", default.retry_seconds, float, least=0),
+        retry_max_seconds=_number(env, "FINETUNE_RETRY_MAX_SECONDS", default.retry_max_seconds, float, least=0),
+        sweep_seconds=_number(env, "FINETUNE_SWEEP_SECONDS", default.sweep_seconds, float, least=5),
+        workers=_number(env, "FINETUNE_WORKERS", default.workers, int, least=1),
+        health_host=env.get("FINETUNE_HEALTH_HOST") or env.get("POD_IP") or default.health_host,
+        health_port=_number(env, "FINETUNE_HEALTH_PORT", default.health_port, int, least=0),
+        log_level=_log_level(env, default.log_level),
+        identity=env.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
+    )
+
+
+def _number(env: Mapping[str, str], name: str, default: T, kind: Callable[[str], T], least: T) -> T:
+    text = env.get(name, "")
+    if not text:
+        return default
+    try:
+        value = kind(text)
+    except ValueError:
+        raise SettingsError(f"{name}={text!r} is not a number; give one of at least {least}") from None
+    if value < least:
+        raise SettingsError(f"{name}={text!r} is too small; give at least {least}")
+    return value
+
+
+def _labels(env: Mapping[str, str], name: str) -> dict[str, dict[str, str]]:
+    """Accelerator type -> node labels, such as {"H100": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}}."""
+    text = env.get(name, "")
+    if not text:
+        return {}
+    shape = 'give JSON such as {"H100": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}}'
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"{name} is not JSON ({error}); {shape}") from None
+    if not isinstance(value, dict) or not all(
+        isinstance(labels, dict) and all(isinstance(text, str) for text in labels.values()) for labels in value.values()
+    ):
+        raise SettingsError(f"{name} must map an accelerator type to node labels; {shape}")
+    return value
+
+
+def _log_level(env: Mapping[str, str], default: str) -> str:
+    level = (env.get("FINETUNE_LOG_LEVEL") or default).upper()
+    if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise SettingsError(f"FINETUNE_LOG_LEVEL={level!r} is unknown; give DEBUG, INFO, WARNING or ERROR")
+    return level
+
+
+def _own_namespace(default: str) -> str:
+    try:
+        with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace", encoding="utf-8") as file:
+            return file.read().strip() or default
+    except OSError:
+        return default
