@@ -250,3 +250,12 @@ def test_the_notes_say_how_to_follow_the_job(helm: Any, tmp_path: Path) -> None:
     path.write_text(json.dumps(minimal()))
     notes = helm("install", "fo", f"charts/{CHART}", "-n", "a", "--dry-run=client", "-f", str(path)).stdout
     assert "kubectl -n a get ftj fo -w" in notes
+
+
+def test_the_original_chart_s_defaults_can_be_put_before_a_file(job: Any) -> None:
+    preset = yaml.safe_load((ROOT / "charts" / CHART / "presets" / "original-chart.yaml").read_text())
+    own = {"basemodel": "bucket/model", "trainingData": "bucket/train.jsonl", "checkpointsRemote": "bucket/out"}
+    rendered = job(preset, *(f"--set={key}={value}" for key, value in own.items()))
+    assert rendered["spec"]["data_conf"]["chat_template_name"] == "keep-original"
+    assert rendered["spec"]["data_conf"]["training_data"]["datasets"] == [{"path": "bucket/train.jsonl"}]
+    assert problems(json.dumps(rendered)) == []

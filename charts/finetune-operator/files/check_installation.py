@@ -1,7 +1,7 @@
 """What `helm test` runs in the operator's image: is the FineTuneJob API served, do operator and MLflow answer?
 
-Standard library only, since it must not depend on what it checks. Arguments: the addresses to ask. Each check is repeated
-until --seconds have passed, since `helm test` may follow `helm install` at once.
+Standard library only, since it must not depend on what it checks. Arguments: the addresses to ask. Each check is
+repeated until --seconds have passed, since `helm test` may follow `helm install` at once.
 """
 
 import argparse
