@@ -80,11 +80,9 @@ class Preparation:
     def _model_and_data(self, steps: Steps) -> None:
         python, commands = sys.executable, self.cluster.commands
         with steps.step("Make dialogues from the chatterbot corpus") as step:
-            commands.stream(step, "dialogues", [python, "examples/make_dialogues.py", "--output", str(self.files.data)])
+            commands.stream(step, "dialogues", [python, "examples/make_dialogues.py", "--out", str(self.files.data)])
         with steps.step("Train a small base model (kept for the next run)") as step:
-            commands.stream(
-                step, "base-model", [python, "examples/make_base_model.py", "--output", str(self.files.model)]
-            )
+            commands.stream(step, "base-model", [python, "examples/make_base_model.py", "--out", str(self.files.model)])
 
     def _fill_bucket(self, steps: Steps) -> None:
         with (

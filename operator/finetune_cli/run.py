@@ -140,7 +140,7 @@ class LocalRun:
         from finetune_cli import live
         from finetune_cli.child import Interrupts
 
-        number = self.status.begin([*self.resolved.notices, *self.resolved.warnings], self.resolved.world_size)
+        number = self.status.begin([*self.resolved.notices, *self.resolved.warnings], self._gpus())
         environment = self._environment(number)
         self._write_config(number)
         view: View = live.SilentView() if self.as_json else live.job_view(self.job.name)
@@ -177,8 +177,6 @@ class LocalRun:
 
     def _take_last_words(self, code: int, log: Path, final: bool) -> None:
         """The child's termination report goes into the status; `final` closes the attempt with it."""
-        from finetune_operator.plan.endings import WORDS
-
         try:
             report = json.loads(self.folders.termination_log.read_text() or "{}")
         except ValueError:
@@ -187,8 +185,9 @@ class LocalRun:
         if not final:
             self.status.report(report)
             return
-        default = WORDS.get(code, ("Completed", "finished") if code == EXIT_OK else ("Error", f"it ended with {code}"))
-        reason, message = report.get("reason") or default[0], report.get("message") or f"{default[1]} (log: {log})"
+        default_reason, default_message = _default_words(code)
+        reason = report.get("reason") or default_reason
+        message = report.get("message") or f"{default_message} (log: {log})"
         self.status.end(code, reason, message, report)
 
     def _write_config(self, number: int) -> None:
@@ -301,3 +300,15 @@ class LocalRun:
         if code == ExitCode.INTERNAL or code not in set(ExitCode):
             for log in sorted(self.folders.logs.glob("*.log"), key=lambda path: path.stat().st_mtime)[-1:]:
                 print(f"--- the end of {log}\n{tail(log)}", file=sys.stderr)
+
+
+def _default_words(code: int) -> tuple[str, str]:
+    """Reason and message of an exit code whose process left no report of its own."""
+    from finetune_api.constants import ExitCode
+    from finetune_operator.plan.endings import WORDS
+
+    if code == EXIT_OK:
+        return "Completed", "finished"
+    if code in set(ExitCode):
+        return WORDS[ExitCode(code)]
+    return "Error", f"the process ended with exit code {code}"
