@@ -1,7 +1,7 @@
 """Both charts in a real cluster: install, `helm test`, upgrade, uninstall; what must survive survives.
 
-The tests are one story on one cluster and run in this order. The namespace enforces the restricted Pod Security Standard,
-so the API server itself judges the pods.
+The tests are one story on one cluster and run in this order. The namespace enforces the restricted Pod Security
+Standard, so the API server itself judges the pods.
 """
 
 from __future__ import annotations

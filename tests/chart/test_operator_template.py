@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from finetune_api import constants
 from finetune_operator import settings as operator_settings
 
 CHART = "finetune-operator"
@@ -236,6 +237,24 @@ def test_network_policies_follow_the_namespaces(render: Any) -> None:
     train = "fo-finetune-operator-train"
     assert policies == {("finetune-system", "fo-finetune-operator"), ("a", train), ("b", train)}
     assert render(CHART).of("NetworkPolicy") == []
+
+
+def test_policies_and_monitors_name_train_pods_as_the_operator_does(render: Any) -> None:
+    train = {constants.LABEL_ROLE: constants.ROLE_TRAIN}
+    objects = render(CHART, "-f", str(CI_VALUES[0].parent / "production-values.yaml"))
+    monitor = objects.one("PodMonitor")["spec"]
+    assert monitor["selector"]["matchLabels"] == train
+    assert monitor["podMetricsEndpoints"][0]["port"] == constants.PROGRESS_PORT_NAME
+    assert monitor["podTargetLabels"] == [constants.LABEL_JOB]
+    policy = next(item for item in objects.of("NetworkPolicy") if item["metadata"]["name"].endswith("-train"))["spec"]
+    assert policy["podSelector"]["matchLabels"] == train
+    assert policy["ingress"][0]["ports"] == [{"port": constants.PROGRESS_PORT, "protocol": "TCP"}]
+    (caller, *_) = policy["ingress"][0]["from"]
+    operator = objects.one("Deployment", "fo-finetune-operator")["spec"]["template"]["metadata"]["labels"]
+    assert caller["podSelector"]["matchLabels"].items() <= operator.items()
+    scraped = objects.one("ServiceMonitor")["spec"]["selector"]["matchLabels"]
+    services = [item["metadata"] for item in objects.of("Service")]
+    assert [item["name"] for item in services if scraped.items() <= item["labels"].items()] == ["fo-finetune-operator"]
 
 
 # MLflow
