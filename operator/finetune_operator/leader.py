@@ -9,7 +9,7 @@ exits and its pod starts again as a standby.
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from .kube.client import KubeClient
@@ -26,7 +26,7 @@ class LeadershipLostError(Exception):
 
 
 class LeaderElection:
-    """acquire() returns once this process leads; hold() renews until it fails; release() lets the next one in at once."""
+    """acquire() returns once this process leads, hold() renews until it fails, release() lets the next one in."""
 
     def __init__(
         self, client: KubeClient, namespace: str, identity: str, duration: float, clock: Callable[[], float]
@@ -60,7 +60,7 @@ class LeaderElection:
             try:
                 if not await asyncio.wait_for(self._try(), self._duration / 3):
                     logger.warning("the lease %s/%s was written by another process", self._namespace, LEASE_NAME)
-            except (ApiError, UnreachableError, asyncio.TimeoutError) as error:
+            except (TimeoutError, ApiError, UnreachableError) as error:
                 logger.warning("the lease was not renewed: %s", error or type(error).__name__)
             if not self.leading:
                 raise LeadershipLostError(f"no renewal of {self._namespace}/{LEASE_NAME} for {self._duration:g} s")
@@ -108,7 +108,7 @@ class LeaderElection:
         return self._clock() - self._seen[1] > float(spec.get("leaseDurationSeconds") or self._duration)
 
     def _claimed(self, metadata: dict[str, Any], spec: dict[str, Any]) -> dict[str, Any]:
-        now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         ours = spec.get("holderIdentity") == self._identity
         return {
             "apiVersion": "coordination.k8s.io/v1",

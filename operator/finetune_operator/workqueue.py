@@ -1,4 +1,4 @@
-"""The queue between watch events and reconcile: keyed, de-duplicating, delayed and rate-limited (client-go's workqueue).
+"""The queue between watch events and reconcile: keyed, de-duplicating, delayed, rate-limited (as client-go's).
 
 A key waits at most once, however many events name it; it is never handed to two workers; an event that comes while it
 is being worked on makes it due again afterwards; failures back off exponentially per key. `min_interval` merges the
@@ -56,7 +56,7 @@ class WorkQueue(Generic[Key]):
                 return self._take(entry[1])
             try:
                 await asyncio.wait_for(self._changed.wait(), wait)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 pass
 
     def _take(self, key: Key) -> Key:
@@ -77,7 +77,9 @@ class WorkQueue(Generic[Key]):
     def retry(self, key: Key, at_least: float = 0.0) -> float:
         """The key's work has failed: due again after its backoff, which is returned."""
         failures = self._failures[key] = self._failures.get(key, 0) + 1
-        delay = min(self._base_backoff * 2 ** min(failures - 1, 16), self._max_backoff) * random.uniform(0.8, 1.2)
+        delay = min(self._base_backoff * float(2 ** min(failures - 1, 16)), self._max_backoff) * random.uniform(
+            0.8, 1.2
+        )
         delay = max(delay, at_least)
         self._due.pop(key, None)  # an event during the failed work must not undo the backoff
         self._release(key)

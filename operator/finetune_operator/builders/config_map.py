@@ -1,6 +1,7 @@
 """The immutable ConfigMap of a download or a try: the resolved job, frozen, so that no later default changes it."""
 
 import yaml
+
 from finetune_api import constants
 from finetune_api.job_config import JobConfig
 from finetune_api.job_config import TrackedRun as ConfiguredRun
@@ -9,18 +10,21 @@ from finetune_api.resolve import MUTABLE_KEYS
 from ..plan.types import Object, TrackedRun
 from .request import Request
 
+CONFIG_KEY = "job.json"
+
 
 def download_config(request: Request) -> Object:
-    return _config_map(request, request.download_name, constants.ROLE_DOWNLOAD, _job_config(request, 1, None), {})
+    data = {CONFIG_KEY: _job_config(request, 1, None)}
+    return _config_map(request, request.download_name, constants.ROLE_DOWNLOAD, data)
 
 
 def try_config(request: Request, number: int, run: TrackedRun | None) -> Object:
     """`run`: the MLflow run that the operator made, if it did."""
-    accelerate = request.resolved.accelerate_config()
-    data = {"accelerate.yaml": yaml.safe_dump(accelerate, sort_keys=True)}
-    labels = {constants.LABEL_TRY: str(number)}
-    config = _job_config(request, number, run)
-    return _config_map(request, request.try_name(number), constants.ROLE_TRAIN, config, data, **labels)
+    accelerate = yaml.safe_dump(request.resolved.accelerate_config(), sort_keys=True)
+    data = {CONFIG_KEY: _job_config(request, number, run), "accelerate.yaml": accelerate}
+    return _config_map(
+        request, request.try_name(number), constants.ROLE_TRAIN, data, {constants.LABEL_TRY: str(number)}
+    )
 
 
 def _job_config(request: Request, number: int, run: TrackedRun | None) -> str:
@@ -39,11 +43,13 @@ def _job_config(request: Request, number: int, run: TrackedRun | None) -> str:
     ).to_json()
 
 
-def _config_map(request: Request, name: str, role: str, config: str, data: dict[str, str], **labels: str) -> Object:
+def _config_map(
+    request: Request, name: str, role: str, data: dict[str, str], labels: dict[str, str] | None = None
+) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": request.metadata(name, role, **labels),
+        "metadata": request.metadata(name, role, labels),
         "immutable": True,
-        "data": {"job.json": config, **data},
+        "data": data,
     }

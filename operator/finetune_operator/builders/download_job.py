@@ -6,7 +6,7 @@ from ..plan.labels import LABEL_TRAINING
 from ..plan.types import Object
 from .environment import environment
 from .pod import container, pod_template, volumes
-from .quantities import gibibytes, cpus
+from .quantities import cpus, gibibytes
 from .request import Request
 
 MODULE = "finetune_trainer.download"
@@ -25,13 +25,13 @@ def download_job(request: Request, number: int = 1) -> Object:
             "memory": gibibytes(min(MAX_GIB, request.spec.memory_per_gpu or MAX_GIB)),
         }
     }
-    body = container(request, constants.ROLE_DOWNLOAD, MODULE, env, mounts, resources)
+    body = container(request, constants.ROLE_DOWNLOAD, module=MODULE, env=env, mounts=mounts, resources=resources)
     labels = {LABEL_TRAINING: request.training, constants.LABEL_TRY: str(number)}
     template = pod_template(request, constants.ROLE_DOWNLOAD, body, pod_volumes, labels)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": request.metadata(name, constants.ROLE_DOWNLOAD, **labels),
+        "metadata": request.metadata(name, constants.ROLE_DOWNLOAD, labels),
         "spec": {
             "backoffLimit": 0,
             "podFailurePolicy": {"rules": failure_rules(constants.ROLE_DOWNLOAD, ignore=True)},

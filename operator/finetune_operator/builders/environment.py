@@ -43,7 +43,8 @@ def _common(request: Request, own: dict[str, str]) -> list[Object]:
 
 
 def _storage(request: Request) -> list[Object]:
-    spec, entries = request.spec, []
+    spec = request.spec
+    entries: list[Object] = []
     if spec.bucket_storage_host:
         host = spec.bucket_storage_host
         entries.append({"name": "AWS_ENDPOINT_URL", "value": host if "://" in host else f"https://{host}"})
@@ -60,7 +61,8 @@ def _from_secret(name: str, secret: str, key: str) -> Object:
 
 
 def _network(request: Request) -> list[Object]:
-    spec, values = request.spec, {}
+    spec = request.spec
+    values: dict[str, str] = {}
     for name, value in (
         ("HTTP_PROXY", spec.http_proxy),
         ("HTTPS_PROXY", spec.https_proxy),

@@ -38,7 +38,8 @@ def pod_template(
 
 def _placement(request: Request) -> Object:
     """The same for download and train pods: a volume that binds at first use must bind where the GPUs are."""
-    spec, placement = request.spec, {}
+    spec = request.spec
+    placement: Object = {}
     accelerator = request.settings.accelerator_labels.get(spec.accelerator_type or "", {})
     if selector := {**accelerator, **(spec.node_selector or {})}:
         placement["nodeSelector"] = selector
@@ -57,7 +58,7 @@ def _placement(request: Request) -> Object:
 
 
 def container(
-    request: Request, name: str, module: str, env: list[Object], mounts: list[Object], resources: Object
+    request: Request, name: str, *, module: str, env: list[Object], mounts: list[Object], resources: Object
 ) -> Object:
     """The one container of a pod."""
     return {
@@ -80,7 +81,7 @@ def container(
 
 def volumes(request: Request, role: str, config_map: str) -> tuple[list[Object], list[Object]]:
     """The pod's volumes and the container's mounts, pairwise in order."""
-    pairs = [
+    pairs: list[tuple[Object, Object]] = [
         (_config_map(config_map, "config"), {"mountPath": constants.CONFIG_DIR, "readOnly": True}),
         (_claim(request.checkpoints_name, "work"), {"mountPath": constants.WORK_DIR}),
         ({"name": "tmp", "emptyDir": {}}, {"mountPath": "/tmp"}),

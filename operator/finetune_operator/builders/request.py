@@ -7,6 +7,7 @@ from finetune_api.locations import Location, model_key, parse_location
 from finetune_api.resolve import ResolvedSpec
 from finetune_api.spec import FineTuneJobSpec
 
+from ..plan.types import Object
 from ..settings import Settings
 
 
@@ -46,7 +47,7 @@ class Request:
 
     @property
     def uses_cache(self) -> bool:
-        """Whether the base model is downloaded into the shared cache; a claim or a path in the image is used as it is."""
+        """Whether the base model is downloaded into the shared cache; a claim or a path is used as it is."""
         return self.basemodel.scheme not in ("pvc", "local")
 
     @property
@@ -88,12 +89,12 @@ class Request:
             ours[constants.LABEL_JOB_UID] = self.uid
         return {**(self.spec.labels or {}), **ours}
 
-    def metadata(self, name: str, role: str, owned: bool = True, **labels: str) -> dict[str, object]:
+    def metadata(self, name: str, role: str, labels: dict[str, str] | None = None, owned: bool = True) -> Object:
         """Metadata of a child."""
-        metadata: dict[str, object] = {
+        metadata: Object = {
             "name": name,
             "namespace": self.namespace,
-            "labels": {**self.labels(role), **labels},
+            "labels": {**self.labels(role), **(labels or {})},
         }
         if self.spec.annotations:
             metadata["annotations"] = dict(self.spec.annotations)
@@ -101,7 +102,7 @@ class Request:
             metadata["ownerReferences"] = [self.owner_reference()]
         return metadata
 
-    def owner_reference(self) -> dict[str, object]:
+    def owner_reference(self) -> Object:
         """Makes the garbage collector remove a child with its FineTuneJob."""
         return {
             "apiVersion": constants.API_VERSION,

@@ -21,13 +21,9 @@ DEFAULT_GIB = 64.0
 def train_job(request: Request, number: int, resume: bool, run: TrackedRun | None) -> Object:
     """`resume`: every run of these pods starts from the newest complete checkpoint, if there is one."""
     pod_volumes, mounts = volumes(request, constants.ROLE_TRAIN, request.try_name(number))
+    env = environment(request, _own(request, number, resume, run))
     body = container(
-        request,
-        constants.ROLE_TRAIN,
-        MODULE,
-        environment(request, _own(request, number, resume, run)),
-        mounts,
-        _resources(request),
+        request, constants.ROLE_TRAIN, module=MODULE, env=env, mounts=mounts, resources=_resources(request)
     )
     body["ports"] = [{"name": constants.PROGRESS_PORT_NAME, "containerPort": constants.PROGRESS_PORT}]
     labels = {LABEL_TRAINING: request.training, constants.LABEL_TRY: str(number)}
@@ -39,14 +35,14 @@ def train_job(request: Request, number: int, resume: bool, run: TrackedRun | Non
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": request.metadata(
-            request.try_name(number), constants.ROLE_TRAIN, **labels, **_queue_labels(request)
+            request.try_name(number), constants.ROLE_TRAIN, {**labels, **_queue_labels(request)}
         ),
         "spec": {
             "completionMode": "Indexed",
             "completions": request.nodes,
             "parallelism": request.nodes,
             "backoffLimit": 0,
-            # Only pods that will resume may be replaced within the Job, and only one that has no peers (decisions.md 9).
+            # Only a pod that will resume, and that has no peers, may be replaced within the Job (decisions.md 9).
             "podFailurePolicy": {"rules": failure_rules(constants.ROLE_TRAIN, ignore=resume and request.nodes == 1)},
             **({"suspend": True} if request.spec.queue_name else {}),
             "template": template,
@@ -60,7 +56,7 @@ def rendezvous_service(request: Request, number: int) -> Object:
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": request.metadata(
-            request.try_name(number), constants.ROLE_TRAIN, **{constants.LABEL_TRY: str(number)}
+            request.try_name(number), constants.ROLE_TRAIN, {constants.LABEL_TRY: str(number)}
         ),
         "spec": {
             "clusterIP": "None",

@@ -33,8 +33,8 @@ def checkpoints_claim(request: Request) -> Object:
     metadata = request.metadata(
         request.checkpoints_name,
         constants.ROLE_CHECKPOINTS,
+        {LABEL_TRAINING: request.training},
         owned=not request.retains_checkpoints,
-        **{LABEL_TRAINING: request.training},
     )
     return _claim(metadata, request, request.spec.checkpoints_reserved_size or DEFAULT_WORK_SIZE)
 

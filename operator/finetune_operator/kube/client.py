@@ -4,7 +4,6 @@ No retries here: reconcile is level-based, so a failed request fails the reconci
 backoff. That keeps one place where waiting is decided.
 """
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -115,6 +114,7 @@ class KubeClient:
         method: str,
         path: str,
         plural: str,
+        *,
         query: dict[str, str] | None = None,
         body: Object | None = None,
         content: str = "application/json",
@@ -134,7 +134,7 @@ class KubeClient:
                 if response.status >= 400:
                     raise ApiError.from_response(response.status, answer, response.headers.get("Retry-After"))
                 return answer if isinstance(answer, dict) else {}
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
             self._metrics.count("api_requests_total", verb=method, resource=plural, code="none")
             raise UnreachableError(f"{method} {path}: {error or type(error).__name__}") from error
 

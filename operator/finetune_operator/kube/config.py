@@ -46,7 +46,7 @@ class KubeConfig:
         return self.token
 
     def ssl_context(self) -> ssl.SSLContext:
-        """Trust and client certificate. OpenSSL takes a certificate chain from files only, hence the short-lived ones."""
+        """Trust and client certificate. OpenSSL takes certificate chains from files only."""
         context = ssl.create_default_context(cadata=self.ca) if self.ca else ssl.create_default_context()
         # Cluster CAs made by tools often lack the key usage extension that OpenSSL's strict mode demands.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
@@ -96,7 +96,7 @@ def from_file(path: Path) -> KubeConfig:
     user = _named(content, "users", context.get("user"), "user", path)
     if "exec" in user or "auth-provider" in user:
         raise ConfigError(
-            f"user {context.get('user')!r} in {path} gets its credentials from a plugin, which the operator does not run; "
+            f"user {context.get('user')!r} in {path} gets its credentials from a plugin, which is not run here; "
             "use a token, a tokenFile or a client certificate"
         )
     token_file = user.get("tokenFile")
@@ -121,7 +121,6 @@ def _named(content: dict[str, Any], section: str, name: str | None, key: str, pa
 
 def _pem(section: dict[str, Any], key: str, path: Path) -> str | None:
     if data := section.get(f"{key}-data"):
-        return base64.b64decode(data).decode()
-    if file := section.get(key):
-        return (path.parent / file).read_text(encoding="utf-8")
-    return None
+        return base64.b64decode(str(data)).decode()
+    file = section.get(key)
+    return Path(path.parent, str(file)).read_text(encoding="utf-8") if file else None

@@ -1,8 +1,8 @@
 """The history of attempts: an attempt is one run of the pods, and its entry in status is kept after the pods are gone.
 
 The history in status is joined with what the live Jobs show, so a restart of the operator, a Job that someone deleted
-and a Job whose pods Kueue started twice all lead to the same entries. An entry's id counts attempts; its job says in which
-try's Job it ran.
+and a Job whose pods Kueue started twice all lead to the same entries. An entry's id counts attempts; its job says in
+which try's Job it ran.
 """
 
 from finetune_api import constants
@@ -20,7 +20,7 @@ def try_number(job: Object) -> int:
 def with_live_jobs(
     recorded: list[Object], jobs: tuple[Object, ...], pods: tuple[Object, ...], suspended: bool, now: str
 ) -> list[Object]:
-    """The recorded attempts, continued by what the train Jobs and their pods show now. `suspended`: the user asked for it."""
+    """The recorded attempts, continued by what the train Jobs and their pods show now. `suspended`: by the user."""
     attempts = [dict(attempt) for attempt in recorded]
     for job in sorted(jobs, key=try_number):
         own = tuple(pod for pod in pods if owned_by(pod, job))

@@ -1,7 +1,7 @@
 """Conditions as kstatus, Argo CD and `kubectl wait` read them, written so that nothing changes without a reason.
 
-Ready, Reconciling and Stalled are the summary; Complete, Failed and Suspended are what people and programs wait for; the
-rest appear only where there is something to read. lastTransitionTime moves only when status changes.
+Ready, Reconciling and Stalled are the summary; Complete, Failed and Suspended are what people and programs wait for;
+the rest appear only where there is something to read. lastTransitionTime moves only when status changes.
 """
 
 from .types import FAILED, SUCCEEDED, SUSPENDED, Object, Verdict
@@ -21,7 +21,7 @@ def conditions(
             wanted.append((kind, "True", *alerts[kind]))
         elif kind in known:
             wanted.append((kind, "False", "Resolved", ""))
-    return [_condition(*one, known.get(one[0]), generation, now) for one in wanted]
+    return [_condition(one, known.get(one[0]), generation, now) for one in wanted]
 
 
 def _summary(verdict: Verdict) -> list[tuple[str, str, str, str]]:
@@ -44,9 +44,8 @@ def _truth(value: bool) -> str:
     return "True" if value else "False"
 
 
-def _condition(
-    kind: str, status: str, reason: str, message: str, before: Object | None, generation: int, now: str
-) -> Object:
+def _condition(wanted: tuple[str, str, str, str], before: Object | None, generation: int, now: str) -> Object:
+    kind, status, reason, message = wanted
     changed = before is None or before.get("status") != status
     since = now if changed or before is None else before.get("lastTransitionTime", now)
     return {

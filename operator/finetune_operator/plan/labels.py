@@ -2,5 +2,5 @@
 
 from finetune_api import constants
 
-# Which training (spec_hash) a child belongs to: after a changed spec, Jobs and volumes of the one before are told apart.
+# Which training (spec_hash) a child belongs to: after a changed spec, those of the one before are told apart.
 LABEL_TRAINING = f"{constants.GROUP}/training"

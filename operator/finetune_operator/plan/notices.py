@@ -21,5 +21,5 @@ def notices(before: Object, after: Object, verdict: Verdict) -> tuple[Notice, ..
 
 
 def _summary(status: Object) -> tuple[str | None, str | None, int | None]:
-    ready = next((c for c in status.get("conditions") or [] if c.get("type") == "Ready"), {})
+    ready: Object = next((c for c in status.get("conditions") or [] if c.get("type") == "Ready"), {})
     return status.get("phase"), ready.get("reason"), status.get("attempt") or 0

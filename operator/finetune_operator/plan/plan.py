@@ -17,6 +17,7 @@ from .cleanup import clean_up, due_in
 from .conditions import conditions, is_true
 from .context import Context, jobs_of
 from .download import download
+from .drift import repair
 from .notices import notices
 from .outcome import settle
 from .running import follow
@@ -72,7 +73,7 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Decisions:
     except InvalidSpecError as error:
         return _decided(observed, None, [], Verdict(FAILED, "InvalidSpec", str(error)), now)
     context = _context(observed, request, settings, now)
-    actions: list[Action] = []
+    actions: list[Action] = list(repair(context))
     for decide in DECISIONS:
         step = decide(context)
         actions += step.actions
@@ -84,7 +85,7 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Decisions:
 
 
 def _after_the_end(observed: Observed, now: datetime) -> Decisions:
-    """Children go when their time has come. Labels, suspend and ttl may change after the end: the status still counts."""
+    """Children go when their time has come. Labels, suspend and ttl may change after the end; the status stays."""
     status = {**observed.status, "observedGeneration": observed.metadata.get("generation", 1)}
     wait = due_in(observed.job, now)
     if wait is None:

@@ -1,7 +1,7 @@
-"""What status says of a running or ended training: joined from the pod's /progress, its last words, and what was there.
+"""What status says of a running or ended training: joined from /progress, last words, and what was there.
 
-A later report replaces an earlier field by field: a pod that starts anew and has no loss yet does not wipe the last known
-one. Numbers are rounded here, since people read them and since digits that mean nothing must not cause a write.
+A later report replaces an earlier field by field: a pod that starts anew and has no loss yet does not wipe the last
+known one. Numbers are rounded here, since people read them and since digits that mean nothing must not cause a write.
 """
 
 from datetime import datetime

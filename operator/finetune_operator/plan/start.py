@@ -45,8 +45,8 @@ def resumes(context: Context, number: int) -> bool:
     """Whether the pods of this try continue from the newest checkpoint.
 
     Later attempts always do. A first one does what run_conf.resume_from_checkpoint says; but on a volume that only this
-    training has used, continuing if there is a checkpoint is the same as starting over if there is none, and it lets the
-    Job's own replacements of a preempted pod (or Kueue's restart) resume, whose environment is fixed.
+    training has used, continuing if there is a checkpoint is the same as starting over if there is none, and it lets
+    the Job's own replacements of a preempted pod (or Kueue's restart) resume, whose environment is fixed.
     """
     if context.attempts:
         return True

@@ -4,9 +4,9 @@ The Job is deleted, not suspended: its suspend field belongs to Kueue. Foregroun
 its pods have used their grace period. A running download is left to finish: it holds no GPU.
 """
 
+from . import endings
 from .context import Context
 from .types import DOWNLOADING, SUSPENDED, TRAINING, Delete, Step, Verdict
-from . import endings
 
 
 def suspend(context: Context) -> Step:

@@ -1,16 +1,16 @@
 """Kubernetes' timestamps (RFC 3339, UTC, whole seconds) to and from datetime."""
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 
 def parse(text: str) -> datetime:
     """An aware datetime in UTC."""
     moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def render(moment: datetime) -> str:
-    return moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def age(text: str | None, now: datetime) -> float:

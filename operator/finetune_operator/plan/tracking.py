@@ -1,7 +1,7 @@
 """The MLflow run, made before the pods start when the tracking server is the operator's own; else the pods make it.
 
-The operator calls no address that a user wrote and holds no credentials (decisions.md 18). A server that does not answer
-delays training by seconds, never stops it: the trainer then makes the run itself, found again by the job's uid.
+The operator calls no address that a user wrote and holds no credentials (decisions.md 18). A server that does not
+answer delays training by seconds, never stops it: the trainer then makes the run itself, found again by the job's uid.
 """
 
 from finetune_api import constants

@@ -7,10 +7,11 @@ administrator's caps) fails here, with the key's name.
 import copy
 from typing import Any
 
+from pydantic import ValidationError
+
 from finetune_api.locations import LocationError
 from finetune_api.resolve import resolve
 from finetune_api.spec import FineTuneJobSpec
-from pydantic import ValidationError
 
 from ..builders.request import Request
 from ..settings import Settings

@@ -46,8 +46,8 @@ def _from_containers(pod: Object) -> tuple[str, str] | None:
         reason, message = waiting.get("reason"), waiting.get("message") or ""
         if reason in IMAGE_REASONS:
             return "ImagePullFailed", (
-                f"image {container.get('image')!r} cannot be pulled ({reason}: {_short(message)}). Check finetuningImage, "
-                "the registry's name and tag, and imagePullSecrets"
+                f"image {container.get('image')!r} cannot be pulled ({reason}: {_short(message)}). Check "
+                "finetuningImage, the registry's name and tag, and imagePullSecrets"
             )
         if reason in CONFIG_REASONS:
             return _missing_reference(message)
@@ -76,8 +76,8 @@ def _from_mounts(pod: Object, warnings: tuple[Object, ...]) -> tuple[str, str] |
             return _missing_reference(message)
         if event.get("reason") == "FailedAttachVolume":
             return "VolumeAttachFailed", (
-                f"a volume cannot be attached to the pod's node: {_short(message)}. A ReadWriteOnce volume is on one node "
-                "at a time: wait for the other pod to end, or use a ReadWriteMany storageClass"
+                f"a volume cannot be attached to the pod's node: {_short(message)}. A ReadWriteOnce volume is on one "
+                "node at a time: wait for the other pod to end, or use a ReadWriteMany storageClass"
             )
     return None
 

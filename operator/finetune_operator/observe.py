@@ -1,0 +1,102 @@
+"""Reading live state for one reconcile: the children by label and owner, and Events only about what does not get on.
+
+Reads per reconcile: none beyond the FineTuneJob once it has finished; else four in parallel (Jobs, pods, two claims),
+and a few more while something waits.
+"""
+
+import asyncio
+from datetime import datetime
+
+from finetune_api import constants
+
+from .builders.request import Request
+from .kube.client import KubeClient
+from .kube.resources import CONFIGMAP, EVENT, JOB, POD, PVC, SERVICE
+from .plan import endings, times
+from .plan.attempts import owned_by
+from .plan.cleanup import due_in
+from .plan.plan import finished
+from .plan.types import Object, Observed
+
+SETTLE_SECONDS = 2.0  # what is younger is not waiting yet, it is just new
+
+
+async def observe(client: KubeClient, job: Object, request: Request | None, now: datetime) -> Observed:
+    """`request` is None when the spec is invalid: then nothing of it can be running either."""
+    if finished(job):
+        wait = due_in(job, now)
+        return Observed(job) if wait is None or wait > 0 else await _leftovers(client, job)
+    if request is None:
+        return Observed(job)
+    namespace, uid = job["metadata"]["namespace"], job["metadata"]["uid"]
+    selector = f"{constants.LABEL_JOB_UID}={uid}"
+    jobs, pods, checkpoints, cache = await asyncio.gather(
+        client.list(JOB, namespace, labelSelector=selector),
+        client.list(POD, namespace, labelSelector=selector),
+        client.get(PVC, namespace, request.checkpoints_name),
+        client.get(PVC, namespace, request.cache_name) if request.uses_cache else _nothing(),
+    )
+    jobs = [child for child in jobs if owned_by(child, job)]
+    pods = [pod for pod in pods if any(owned_by(pod, one) for one in jobs) or "deletionTimestamp" in pod["metadata"]]
+    suspects = _waiting(jobs, pods, [claim for claim in (checkpoints, cache) if claim], now)
+    return Observed(
+        job,
+        jobs=tuple(jobs),
+        pods=tuple(pods),
+        checkpoints=checkpoints,
+        cache=cache,
+        warnings=await _events(client, namespace, suspects),
+    )
+
+
+async def _leftovers(client: KubeClient, job: Object) -> Observed:
+    """What ttl has to clear away; the Jobs go last, so without one there is nothing."""
+    namespace, uid = job["metadata"]["namespace"], job["metadata"]["uid"]
+    selector = f"{constants.LABEL_JOB_UID}={uid}"
+    jobs = [child for child in await client.list(JOB, namespace, labelSelector=selector) if owned_by(child, job)]
+    if not jobs:
+        return Observed(job)
+    maps, services, checkpoints = await asyncio.gather(
+        client.list(CONFIGMAP, namespace, labelSelector=selector),
+        client.list(SERVICE, namespace, labelSelector=selector),
+        client.get(PVC, namespace, f"{job['metadata']['name']}-checkpoints"),
+    )
+    return Observed(
+        job,
+        jobs=tuple(jobs),
+        checkpoints=checkpoints,
+        config_maps=tuple(child for child in maps if owned_by(child, job)),
+        services=tuple(child for child in services if owned_by(child, job)),
+    )
+
+
+async def _nothing() -> None:
+    return None
+
+
+def _waiting(jobs: list[Object], pods: list[Object], claims: list[Object], now: datetime) -> list[Object]:
+    """Objects whose Events may say why nothing moves."""
+    pending = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Pending" and _settled(pod, now)]
+    idle = [
+        job
+        for job in jobs
+        if not endings.ended(job)
+        and not (job.get("spec") or {}).get("suspend")
+        and not any(owned_by(pod, job) for pod in pods)
+        and _settled(job, now)
+    ]
+    unbound = [claim for claim in claims if (claim.get("status") or {}).get("phase") == "Pending" and (pending or idle)]
+    return [*pending, *idle, *unbound]
+
+
+def _settled(child: Object, now: datetime) -> bool:
+    return times.age(child["metadata"].get("creationTimestamp"), now) >= SETTLE_SECONDS
+
+
+async def _events(client: KubeClient, namespace: str, about: list[Object]) -> tuple[Object, ...]:
+    """Warnings about these objects, oldest first. Listed by field selector; Events are never watched."""
+    lists = await asyncio.gather(
+        *(client.list(EVENT, namespace, fieldSelector=f"involvedObject.uid={one['metadata']['uid']}") for one in about)
+    )
+    events = [event for found in lists for event in found if event.get("type") == "Warning"]
+    return tuple(sorted(events, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or ""))
