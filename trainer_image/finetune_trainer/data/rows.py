@@ -78,7 +78,7 @@ def read_rows(file: DataFile, bad: BadLines, *, need_assistant: bool = False) ->
         except RowError as error:
             bad.add(file.name, number, str(error))
     if not seen:
-        bad.add(file.name, None, f"the file is empty; each line should be {_EXPECTED}")
+        bad.add(file.name, None, f"the file is empty; each line must be {_EXPECTED}")
 
 
 def _lines(file: DataFile) -> Iterator[tuple[int, bytes]]:
@@ -88,7 +88,7 @@ def _lines(file: DataFile) -> Iterator[tuple[int, bytes]]:
             for number, raw in enumerate(stream, start=1):
                 text = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
                 if text.strip():
-                    yield number, text
+                    yield number, text.rstrip(b"\r\n")
     except FileNotFoundError:
         raise InputMissing(f"{file.name}: no such file ({file.path})") from None
     except IsADirectoryError:
@@ -115,7 +115,7 @@ def _json_object(raw: bytes) -> dict[str, Any]:
     except RecursionError:
         raise RowError("broken JSON: nested too deeply") from None
     if not isinstance(row, dict):
-        raise RowError(f"a JSON {_kind(row)}, but each line should be an object {_EXPECTED}")
+        raise RowError(f"a line must be a JSON object, not {_kind(row)}: {_EXPECTED}")
     return row
 
 
@@ -127,7 +127,7 @@ def _messages(row: dict[str, Any]) -> list[dict[str, str]]:
         raise RowError(f"no key 'messages' (found {found}); expected {_EXPECTED}")
     messages = row["messages"]
     if not isinstance(messages, list):
-        raise RowError(f"'messages' is a {_kind(messages)}; expected a list of {{role, content}}")
+        raise RowError(f"'messages' must be a list of {{role, content}}, not {_kind(messages)}")
     if not messages:
         raise RowError("'messages' is empty")
     return [_message(number, message) for number, message in enumerate(messages, start=1)]
@@ -136,7 +136,7 @@ def _messages(row: dict[str, Any]) -> list[dict[str, str]]:
 def _message(number: int, message: Any) -> dict[str, str]:
     where = f"message {number}"
     if not isinstance(message, dict):
-        raise RowError(f"{where} is a {_kind(message)}; expected {{role, content}}")
+        raise RowError(f"{where} must be an object {{role, content}}, not {_kind(message)}")
     _check_keys(where, message)
     role, content = message["role"], message["content"]
     if role not in ROLES:
@@ -144,7 +144,7 @@ def _message(number: int, message: Any) -> dict[str, str]:
         hint = f"; did you mean {close[0]!r}?" if close else f"; roles are {', '.join(ROLES)}"
         raise RowError(f"{where} has the unknown role {role!r}{hint}")
     if not isinstance(content, str):
-        raise RowError(f"{where} ({role}) has a {_kind(content)} as content; only text can be trained on")
+        raise RowError(f"{where} ({role}) must have text as content, not {_kind(content)}")
     if not content.strip():
         raise RowError(f"{where} ({role}) has empty content")
     if any("\ud800" <= character <= "\udfff" for character in content):
