@@ -35,9 +35,7 @@ class ReportModel(BaseModel):
 
 
 # A DNS-1123 label or subdomain: names of secrets, config maps, queues, classes.
-ObjectName = Annotated[
-    str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
-]
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
 LabelValue = Annotated[str, Field(max_length=63)]
 Word = Annotated[str, Field(min_length=1, max_length=128)]

@@ -24,7 +24,9 @@ def plan_batch(total: int, max_per_device: int, processes: int, eval_per_device:
     if total % processes:
         raise BatchError(not_divisible_message(total, processes))
     share = total // processes
-    accumulation = next(steps for steps in range(1, share + 1) if share % steps == 0 and share // steps <= max_per_device)
+    accumulation = next(
+        steps for steps in range(1, share + 1) if share % steps == 0 and share // steps <= max_per_device
+    )
     per_device = share // accumulation
     return BatchPlan(per_device, accumulation, eval_per_device or per_device)
 

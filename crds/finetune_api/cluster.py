@@ -144,7 +144,9 @@ class PodAffinityTerm(CamelModel):
     """Near (or away from) which pods."""
 
     label_selector: LabelSelector | None = Field(None, description="Which pods.")
-    namespaces: Annotated[list[ObjectName], Field(max_length=16)] | None = Field(None, description="In which namespaces.")
+    namespaces: Annotated[list[ObjectName], Field(max_length=16)] | None = Field(
+        None, description="In which namespaces."
+    )
     topology_key: LabelKey = Field(description="Node label that says what near means.")
 
 

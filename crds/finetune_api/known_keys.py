@@ -9,9 +9,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 
-def known_keys(
-    model: type[BaseModel], data: Any, path: Sequence[str | int]
-) -> dict[str, type[BaseModel] | None]:
+def known_keys(model: type[BaseModel], data: Any, path: Sequence[str | int]) -> dict[str, type[BaseModel] | None]:
     """Keys of the mapping at `path`; members of a union are narrowed by their const fields in `data`."""
     models = [model]
     for step in path:

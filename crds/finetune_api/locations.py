@@ -55,7 +55,9 @@ def parse_location(text: str) -> Location:
     if not separator:
         scheme, rest = "s3", text
     if scheme not in SCHEMES:
-        raise LocationError(f"unknown scheme {scheme}:// in {text!r}; use one of {', '.join(SCHEMES)} or an absolute path")
+        raise LocationError(
+            f"unknown scheme {scheme}:// in {text!r}; use one of {', '.join(SCHEMES)} or an absolute path"
+        )
     if "@" in rest.split("/", 1)[0] and scheme not in ("az", "hf"):
         raise LocationError("credentials do not belong into a path; use bucketCredentialsSecret or hfTokenSecret")
     if ".." in rest.split("/"):
@@ -86,7 +88,9 @@ def _parse_hf(text: str, rest: str) -> Location:
     parts = rest.strip("/").split("/")
     size = 3 if parts[0] in ("datasets", "models") else min(2, len(parts))
     if len(parts) < size or not all(parts):
-        raise LocationError(f"{text!r} is incomplete; write hf://org/name, or hf://datasets/org/name/file.jsonl for data")
+        raise LocationError(
+            f"{text!r} is incomplete; write hf://org/name, or hf://datasets/org/name/file.jsonl for data"
+        )
     container = "/".join(parts[:size]).removeprefix("models/")
     return Location("hf", container, "/".join(parts[size:]))
 

@@ -158,7 +158,9 @@ class _Reader:
     def read(self, node: yaml.Node, path: Path) -> Any:
         self._count += 1
         if id(node) in self._open or self._count > MAX_NODES:
-            raise self._error(node, "an alias contains itself" if id(node) in self._open else "the document is too large")
+            raise self._error(
+                node, "an alias contains itself" if id(node) in self._open else "the document is too large"
+            )
         self.manifest.keys.setdefault(path, _position(node))
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)

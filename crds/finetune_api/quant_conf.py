@@ -43,7 +43,6 @@ def _quantization_tag(value: Any) -> str:
 
 
 QuantConfig = Annotated[
-    Annotated[BnBQuantizationConfig, Tag("bits-and-bytes")]
-    | Annotated[NoQuantizationConfig, Tag("no-quantization")],
+    Annotated[BnBQuantizationConfig, Tag("bits-and-bytes")] | Annotated[NoQuantizationConfig, Tag("no-quantization")],
     Discriminator(_quantization_tag),
 ]

@@ -188,10 +188,16 @@ def _warnings(raw: dict[str, Any]) -> list[str]:
     data = raw["data_conf"]
     arguments = raw["training_args"]
     if data["validation_data"]["type"] != "NONE" and arguments["eval_strategy"] == "no":
-        warnings.append("there is validation data but training_args.eval_strategy is no: it is used after training only")
+        warnings.append(
+            "there is validation data but training_args.eval_strategy is no: it is used after training only"
+        )
     if data.get("missing_pad_token_strategy") == "eos-repurpose":
         warnings.append("missing_pad_token_strategy eos-repurpose may keep the model from learning where to stop")
-    if arguments["max_steps"] > 0 and arguments["save_strategy"] == "steps" and arguments["save_steps"] > arguments["max_steps"]:
+    if (
+        arguments["max_steps"] > 0
+        and arguments["save_strategy"] == "steps"
+        and arguments["save_steps"] > arguments["max_steps"]
+    ):
         warnings.append(
             f"save_steps ({arguments['save_steps']}) is beyond max_steps ({arguments['max_steps']}): "
             "no checkpoint is written before the end"

@@ -28,7 +28,12 @@ SECRET_ENV = {
     "MLFLOW_TRACKING_PASSWORD": "valueFrom.secretKeyRef",
     "MLFLOW_TRACKING_TOKEN": "valueFrom.secretKeyRef",
 }
-RESERVED_LABEL_DOMAINS = ("finetune-operator.io/", "kueue.x-k8s.io/", "batch.kubernetes.io/", "app.kubernetes.io/managed-by")
+RESERVED_LABEL_DOMAINS = (
+    "finetune-operator.io/",
+    "kueue.x-k8s.io/",
+    "batch.kubernetes.io/",
+    "app.kubernetes.io/managed-by",
+)
 DATA_TYPE_OF_METHOD = {"sft": "ChatConversation"}
 
 
@@ -88,7 +93,9 @@ def check_processes(spec: Spec) -> Iterator[Violation]:
     if whole(spec.get("cpuProcesses"), 1) > 1 and whole(spec.get("finetuningGpus"), 1) > 0:
         yield Violation(("cpuProcesses",), "cpuProcesses counts only with finetuningGpus: 0; remove one of them")
     if distributed == "custom-accelerate-config" and spec.get("customAccelerateConfig") is None:
-        yield Violation(("customAccelerateConfig",), "distributedType custom-accelerate-config needs customAccelerateConfig")
+        yield Violation(
+            ("customAccelerateConfig",), "distributedType custom-accelerate-config needs customAccelerateConfig"
+        )
     if spec.get("workloadPriorityClassName") is not None and spec.get("queueName") is None:
         yield Violation(
             ("workloadPriorityClassName",), "workloadPriorityClassName orders a Kueue queue; give queueName too"
@@ -103,7 +110,8 @@ def check_data(spec: Spec) -> Iterator[Violation]:
         given = source.get("data_type")
         if wanted and isinstance(given, str) and given != wanted:
             yield Violation(
-                ("data_conf", name, "data_type"), f"data_type is {wanted} with this method, not {given}; leave it out"
+                ("data_conf", name, "data_type"),
+                f"data_type is {wanted} with this method, not {given}; leave it out",
             )
     training = section(data, "training_data")
     datasets = training.get("datasets")
@@ -111,7 +119,8 @@ def check_data(spec: Spec) -> Iterator[Violation]:
         weights = [item.get("sampling_weight", 1.0) for item in datasets if isinstance(item, Mapping)]
         if weights and all(isinstance(weight, int | float) and weight == 0 for weight in weights):
             yield Violation(
-                ("data_conf", "training_data", "datasets"), "every sampling_weight is 0; give at least one dataset weight"
+                ("data_conf", "training_data", "datasets"),
+                "every sampling_weight is 0; give at least one dataset weight",
             )
 
 
@@ -125,6 +134,11 @@ def check_locations(spec: Spec) -> Iterator[Violation]:
                 ("run_conf", "model_args", "revision"),
                 f"revision {revision} counts only with a basemodel of hf://; name the path of that version instead",
             )
+    tokenizer = section(spec, "run_conf").get("tokenizer")
+    if isinstance(tokenizer, str) and tokenizer:
+        bare = "://" not in tokenizer and not tokenizer.startswith("/")  # a Hugging Face id
+        text = f"hf://{tokenizer}" if bare else tokenizer
+        yield from _check_location(("run_conf", "tokenizer"), text, ("local", "hf", *BUCKETS))
     remote = spec.get("checkpointsRemote")
     if isinstance(remote, str) and remote:
         yield from _check_location(("checkpointsRemote",), remote, BUCKETS)

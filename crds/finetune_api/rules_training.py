@@ -48,7 +48,9 @@ def _removed() -> Mapping[str, Any]:
 def _named_twice(given: Mapping[str, Any]) -> Iterator[Violation]:
     for old, renamed in RENAMED.items():
         if given.get(old) is not None and given.get(renamed.new) is not None:
-            yield Violation(_where(old), f"{old} is the old name of {renamed.new}, which is given too; keep {renamed.new}")
+            yield Violation(
+                _where(old), f"{old} is the old name of {renamed.new}, which is given too; keep {renamed.new}"
+            )
 
 
 def _numbers(arguments: Mapping[str, Any]) -> Iterator[Violation]:
@@ -78,10 +80,13 @@ def _evaluation(arguments: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterat
     if without_data and (evaluate in ("steps", "epoch") or arguments.get("eval_on_start") is True):
         key = "eval_strategy" if evaluate in ("steps", "epoch") else "eval_on_start"
         yield Violation(
-            _where(key), f"{key} needs validation data, and data_conf.validation_data has type NONE; give data or set no"
+            _where(key),
+            f"{key} needs validation data, and data_conf.validation_data has type NONE; give data or set no",
         )
     if save == "best" and evaluate == "no":
-        yield Violation(_where("save_strategy"), "save_strategy best needs evaluation; set eval_strategy: steps or epoch")
+        yield Violation(
+            _where("save_strategy"), "save_strategy best needs evaluation; set eval_strategy: steps or epoch"
+        )
     if arguments.get("load_best_model_at_end") is True:
         yield from _best_model(arguments, evaluate, save)
 

@@ -28,7 +28,8 @@ class ModelArguments(SpecModel):
     max_memory: MaxMemory | None = Field(None, description="Most memory per device for device_map, e.g. {'0': 40GiB}.")
     low_cpu_mem_usage: bool = Field(False, description="Only false: today's transformers always loads this way.")
     attn_implementation: Word | None = Field(
-        None, description="eager, sdpa, flash_attention_2, flash_attention_3 or flex_attention. Default: sdpa if possible."
+        None,
+        description="eager, sdpa, flash_attention_2, flash_attention_3 or flex_attention. Default: sdpa if possible.",
     )
     offload_folder: Text | None = Field(None, description="Where device_map offloads weights to.")
     offload_state_dict: bool | None = Field(None, description="Only null: today's transformers ignores it.")
@@ -51,7 +52,9 @@ class ModelArguments(SpecModel):
 class RunConfig(SpecModel):
     """Model and run configuration."""
 
-    model: LocationText = Field(MODEL_DIR, description="Path of the model in the pod. Leave the default: see basemodel.")
+    model: LocationText = Field(
+        MODEL_DIR, description="Path of the model in the pod. Leave the default: see basemodel."
+    )
     model_args: ModelArguments = Field(
         default_factory=lambda: ModelArguments(), description="Arguments of AutoModelForCausalLM.from_pretrained."
     )

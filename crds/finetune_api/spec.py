@@ -128,9 +128,7 @@ class FineTuneJobSpec(SpecModel):
     downloads_reserved_size: Quantity | None = Field(None, description="Size of the model cache volume. Default: 64Gi.")
     checkpoints_reserved_size: Quantity | None = Field(None, description="Size of the job's volume. Default: 512Gi.")
     storage_class: ObjectName | None = Field(None, description="StorageClass of both. Default: the cluster's default.")
-    bucket_storage_host: LocationText | None = Field(
-        None, description="URL of the S3 endpoint. Default: that of AWS."
-    )
+    bucket_storage_host: LocationText | None = Field(None, description="URL of the S3 endpoint. Default: that of AWS.")
     bucket_credentials_secret: BucketCredentialsSecret | None = Field(
         None, description="The Secret with the keys for bucket storage."
     )
@@ -156,7 +154,8 @@ class FineTuneJobSpec(SpecModel):
         None, description="Processes per node when finetuningGpus is 0. Default: 1."
     )
     gpu_resource: ResourceName | None = Field(
-        None, description="Name of the GPU resource, e.g. nvidia.com/gpu or amd.com/gpu. Default: the operator's setting."
+        None,
+        description="Name of the GPU resource, e.g. nvidia.com/gpu or amd.com/gpu. Default: the operator's setting.",
     )
     accelerator_type: Word | None = Field(
         None, description="Kind of GPU, by the operator's map of kinds to node labels, e.g. H100."
@@ -184,7 +183,8 @@ class FineTuneJobSpec(SpecModel):
     )
     affinity: Affinity | None = Field(None, description="Where the pods should run.")
     service_account_name: ObjectName | None = Field(
-        None, description="ServiceAccount of the pods, for workload identity. No API token is mounted. Default: default."
+        None,
+        description="ServiceAccount of the pods, for workload identity. No API token is mounted. Default: default.",
     )
     runtime_class_name: ObjectName | None = Field(None, description="RuntimeClass of the pods.")
     annotations: Annotations | None = Field(None, description="Further annotations of the children and their pods.")

@@ -6,7 +6,9 @@ from pydantic import Field
 
 from finetune_api.base import ReportModel
 
-Phase = Literal["Pending", "Queued", "Downloading", "Training", "Retrying", "Suspended", "Succeeded", "Failed"]
+Phase = Literal[
+    "Pending", "Downloading", "Queued", "Starting", "Training", "Suspended", "Retrying", "Succeeded", "Failed"
+]
 LongText = Annotated[str, Field(max_length=4096)]
 ShortText = Annotated[str, Field(max_length=1024)]
 Time = Annotated[str, Field(max_length=64)]
@@ -35,6 +37,9 @@ class Attempt(ReportModel):
     pod: ShortText | None = Field(None, description="The pod of rank 0.")
     node: ShortText | None = Field(None, description="The node it ran on.")
     reason: ShortText | None = Field(None, description="Why it ended.")
+    outcome: Literal["success", "retry", "resume", "fatal"] | None = Field(
+        None, description="What follows from its end; only retry counts as a failure."
+    )
     message: LongText | None = Field(None, description="What to do about it.")
     exit_code: int | None = Field(None, description="Exit code of the train container.")
     start_time: Time | None = Field(None, description="When its pods started.")
@@ -128,6 +133,7 @@ class FineTuneJobStatus(ReportModel):
     conditions: Annotated[list[Condition], Field(max_length=32)] | None = Field(
         None, description="Ready, Reconciling, Stalled, Complete, Failed, Suspended, and what needs attention."
     )
+    spec_hash: ShortText | None = Field(None, description="Which training spec this status is about.")
     attempt: int | None = Field(None, description="Number of the current or last attempt.")
     failures: int | None = Field(None, description="Attempts that failed and count against maxAttempts.")
     gpus: int | None = Field(None, description="GPUs in all.")

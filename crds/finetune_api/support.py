@@ -54,7 +54,6 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(("runTensorboard",), (False,), "TensorBoard is not run; metrics go to MLflow, see tracking"),
     Refusal(("logsRemote",), (), "logs are not uploaded; read them with kubectl logs, and metrics in MLflow"),
     Refusal(("run_conf", "model"), (MODEL_DIR,), "the model is given by basemodel; leave run_conf.model out"),
-    Refusal(("run_conf", "tokenizer"), (), "the tokenizer of basemodel is used; put another tokenizer's files there"),
     Refusal(("run_conf", "use_fast_tokenizer"), (True,), f"use_fast_tokenizer: {_DISCARDED}"),
     Refusal(("run_conf", "final_checkpoint_name"), ("checkpoint-final",), "the final checkpoint is checkpoint-final"),
     Refusal(
@@ -75,12 +74,19 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(("run_conf", "model_args", "low_cpu_mem_usage"), (False,), f"low_cpu_mem_usage: {_DISCARDED}"),
     Refusal(("run_conf", "model_args", "offload_state_dict"), (), f"offload_state_dict: {_DISCARDED}"),
     Refusal(("run_conf", "model_args", "offload_folder"), (), "weights are not offloaded while training; remove it"),
-    Refusal(("run_conf", "model_args", "offload_buffers"), (False,), "weights are not offloaded while training; remove it"),
+    Refusal(
+        ("run_conf", "model_args", "offload_buffers"), (False,), "weights are not offloaded while training; remove it"
+    ),
     Refusal(("run_conf", "model_args", "cache_dir"), (), "the operator's model cache is used; remove cache_dir"),
     Refusal(
         ("run_conf", "model_args", "force_download"),
         (False,),
         "the operator downloads the model once per revision; pin another revision to download again",
+    ),
+    Refusal(
+        ("run_conf", "model_args", "local_files_only"),
+        (False,),
+        "the operator downloads the model before training; remove local_files_only",
     ),
     Refusal(
         ("run_conf", "model_args", "code_revision"),

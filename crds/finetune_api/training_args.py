@@ -70,7 +70,7 @@ SUPPORTED: dict[str, Limits] = {
     "save_steps": _RATIO_OR_STEPS,
     "save_total_limit": Limits(minimum=1, maximum=10_000),
     "load_best_model_at_end": _ANY,
-    "metric_for_best_model": _ANY,
+    "metric_for_best_model": Limits(choices=("loss", "eval_loss")),
     "greater_is_better": _ANY,
     "seed": _SEED,
     "data_seed": _SEED,
@@ -88,11 +88,10 @@ SUPPORTED: dict[str, Limits] = {
     "use_cpu": _ANY,
     "full_determinism": _ANY,
     "log_level": _ANY,
-    "disable_tqdm": _ANY,
 }
 
 # --- what the operator decides ---------------------------------------------------------------------------------------
-# name -> what to use instead. The library's default value (and those in OWNED_HARMLESS) asks for nothing and is accepted.
+# name -> what to use instead. The library's default value (and those in OWNED_HARMLESS) asks for nothing: accepted.
 
 OWNED: dict[str, str] = {
     "gradient_accumulation_steps": "it follows from batchsize_conf.total_train_batch_size",
@@ -127,6 +126,7 @@ OWNED: dict[str, str] = {
     "do_eval": "use eval_strategy",
     "do_predict": "a FineTuneJob does not predict",
     "enable_jit_checkpoint": "the trainer always writes a checkpoint on SIGTERM",
+    "disable_tqdm": "there are no progress bars; progress stands in status, /progress and MLflow",
     "auto_find_batch_size": "use batchsize_conf.max_per_device_train_batch_size",
 }
 ALWAYS_OWNED = (  # even the library's default would be misread as a choice
@@ -137,10 +137,11 @@ ALWAYS_OWNED = (  # even the library's default would be misread as a choice
 OWNED_HARMLESS: dict[str, tuple[Any, ...]] = {
     "report_to": ("none", ["none"], []),
     "push_to_hub": (False,),
+    "disable_tqdm": (True,),
 }
 
 # --- why the rest is refused -----------------------------------------------------------------------------------------
-# Keys of the snapshot in none of the tables above are refused unless they have their default; the reason, if it is known.
+# Keys of the snapshot in none of the tables above are refused unless they have their default; the reason, if known.
 
 UNSUPPORTED_REASON: dict[str, str] = {
     "dataloader_drop_last": "the short last batch is filled with masked rows, so that no sample is lost or doubled",
@@ -171,7 +172,9 @@ class Renamed:
 RENAMED: dict[str, Renamed] = {
     "evaluation_strategy": Renamed("eval_strategy"),
     "warmup_ratio": Renamed("warmup_steps", kind="float"),
-    "group_by_length": Renamed("train_sampling_strategy", kind="bool", values={True: "group_by_length", False: "random"}),
+    "group_by_length": Renamed(
+        "train_sampling_strategy", kind="bool", values={True: "group_by_length", False: "random"}
+    ),
     "no_cuda": Renamed("use_cpu", kind="bool"),
     "activation_checkpointing": Renamed("gradient_checkpointing", kind="bool"),
     "activation_checkpointing_kwargs": Renamed("gradient_checkpointing_kwargs", kind="object"),
@@ -188,7 +191,11 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
 # Removed without successor: (kind, the values that ask for nothing today, what is so instead).
 REMOVED: dict[str, tuple[Literal["bool", "float", "str", "int"], tuple[Any, ...], str]] = {
     "save_safetensors": ("bool", (True,), "weights are always saved as safetensors"),
-    "overwrite_output_dir": ("bool", (False, True), "every job has its own volume; see run_conf.resume_from_checkpoint"),
+    "overwrite_output_dir": (
+        "bool",
+        (False, True),
+        "every job has its own volume; see run_conf.resume_from_checkpoint",
+    ),
     "logging_dir": ("str", (), "metrics go to MLflow: use tracking"),
     "use_mps_device": ("bool", (False,), "Apple GPUs are not used"),
     "half_precision_backend": ("str", ("auto",), "use bf16 or fp16"),
@@ -303,7 +310,7 @@ def _annotation(described: Mapping[str, Any]) -> Any:
     name, kinds = described["name"], list(described["kinds"])
     limits = SUPPORTED.get(name, _ANY)
     choices = limits.choices or tuple(described.get("choices", ()))
-    if choices and set(kinds) <= {"enum", "str"}:
+    if choices and set(kinds) <= {"enum", "str"}:  # a plain text with choices is an enum too
         return Literal[(*choices, *RENAMED_VALUES.get(name, ()))]
     if kinds == ["object", "str"]:  # a path to a JSON file, or its content: only the content makes sense in a pod
         kinds = ["object"]
@@ -330,6 +337,8 @@ def _description(described: Mapping[str, Any]) -> str:
         return refusal_text(name) + "."
     default = described.get("default")
     text = str(described["help"]).split(". ")[0].rstrip(".") + "."
+    if "no" in described.get("choices", ()):
+        text += ' Write "no" in quotes.'
     return text if default is None else f"{text} Default: {json.dumps(default)}."
 
 

@@ -157,8 +157,6 @@ def real_path(data: Any, loc: tuple[str | int, ...], error_type: str) -> Path:
         if inside:
             data = data[step]
             path.append(step)
-        elif index == len(loc) - 1 and error_type in ("missing", "extra_forbidden", RULE):
-            path.append(step)
-        elif error_type == RULE:
+        elif (index == len(loc) - 1 and error_type in ("missing", "extra_forbidden", RULE)) or error_type == RULE:
             path.append(step)
     return tuple(path)

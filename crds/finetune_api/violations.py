@@ -43,9 +43,7 @@ def merge_violations(error: ValidationError | None, violations: Sequence[Violati
 def value_at(data: Any, path: Sequence[str | int]) -> Any:
     """The value at a path of raw data, or None."""
     for step in path:
-        if isinstance(data, dict) and step in data:
-            data = data[step]
-        elif isinstance(data, list) and isinstance(step, int) and 0 <= step < len(data):
+        if (isinstance(data, dict) and step in data) or (isinstance(data, list) and isinstance(step, int) and 0 <= step < len(data)):
             data = data[step]
         else:
             return None
