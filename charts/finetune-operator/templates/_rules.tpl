@@ -1,6 +1,6 @@
 {{/*
-What the operator may do where FineTuneJobs live. The same list is operator/finetune_operator/permissions.py, and a test
-compares both. No Secrets: pods take them by reference. No update of pods or Jobs: a Job is created, labelled or removed.
+What the operator may do where FineTuneJobs live. operator/finetune_operator/permissions.py has the same list with the reason
+for each; a test compares both. No Secrets: pods take them by reference.
 */}}
 {{- define "finetune-operator.rules" -}}
 - apiGroups: [finetune-operator.io]
@@ -8,28 +8,25 @@ compares both. No Secrets: pods take them by reference. No update of pods or Job
   verbs: [get, list, watch]
 - apiGroups: [finetune-operator.io]
   resources: [finetunejobs/status]
-  verbs: [update, patch]
+  verbs: [patch]
+- apiGroups: [finetune-operator.io]
+  resources: [finetunejobs/finalizers]
+  verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [create, get, list, watch, delete, patch]
-- apiGroups: [""]
-  resources: [configmaps]
-  verbs: [create, get, list, delete]
-- apiGroups: [""]
-  resources: [persistentvolumeclaims]
-  verbs: [create, get, list, watch, patch, delete]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
 - apiGroups: [""]
-  resources: [services]
-  verbs: [create, get, delete]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [configmaps, services]
+  verbs: [get, list, create, delete]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create, patch, list]
-- apiGroups: [events.k8s.io]
-  resources: [events]
-  verbs: [create, patch]
+  verbs: [list, create]
 {{- end -}}
 
 {{/* Which replica works; in the release namespace only. */}}
