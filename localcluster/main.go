@@ -1,7 +1,8 @@
 // Command localcluster is a whole Kubernetes control plane, kubectl and Helm in one binary.
 //
-// It exists so that `make demo` and `make test` have a real API server on a machine without Docker. The first
-// argument names the component; started under the name of a client (kubectl, helm) it is that client.
+// It exists so that `make demo` and `make test` have a real API server, and pods that really run, on a machine without
+// Docker. The first argument names the component; started under the name of a client (kubectl, helm) it is that client.
+// Package node says how pods run and what it does not do.
 package main
 
 import (
@@ -16,12 +17,20 @@ import (
 	_ "k8s.io/component-base/logs/json/register"
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
-	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
 	kubectl "k8s.io/kubectl/pkg/cmd"
+	kubectlutil "k8s.io/kubectl/pkg/cmd/util"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
+
+	"finetune-operator.io/localcluster/supervisor"
 )
+
+const usage = `usage: localcluster up|run [--dir .localcluster] [--project .]    start a cluster, in the background or here
+       localcluster down [--dir .localcluster] [--purge]         end it; --purge forgets its state too
+       localcluster status [--dir .localcluster]
+       localcluster kubectl|helm|etcd|kube-apiserver|kube-controller-manager|kube-scheduler ...
+`
 
 func runHelm() int {
 	cmd, err := helm.NewRootCmd(os.Stdout, os.Args[1:], helm.SetupLogging)
@@ -57,8 +66,10 @@ func main() {
 		}
 	case "helm":
 		os.Exit(runHelm())
+	case "up", "down", "run", "status":
+		os.Exit(supervisor.Main(name, os.Args[1:]))
 	default:
-		fmt.Fprintln(os.Stderr, "usage: localcluster etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubectl|helm ...")
+		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)
 	}
 }
