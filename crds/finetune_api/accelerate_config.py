@@ -7,6 +7,7 @@ LAUNCH_PORT = 29500
 
 def render_accelerate_config(
     distributed_type: str,
+    *,
     nodes: int,
     processes_per_node: int,
     precision: str,

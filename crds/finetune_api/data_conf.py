@@ -87,7 +87,7 @@ class ChatTrainValidConfig(SpecModel):
     missing_pad_token_strategy: MissingPadTokenStrategy = Field(
         "bos-repurpose",
         description=(
-            "What pads when the tokenizer has no padding token. eos-repurpose may keep the model from learning to stop; "
-            "unk-convert-to-eos pads with UNK, shown to the model as EOS."
+            "What pads when the tokenizer has no padding token. eos-repurpose may keep the model from learning to "
+            "stop; unk-convert-to-eos pads with UNK, shown to the model as EOS."
         ),
     )

@@ -1,8 +1,8 @@
 """Writes everything that derives from the models: `python -m finetune_api.generate [--check]`.
 
-The CRD, the chart's copy of it, the job chart's values schema, docs/reference, and the field snapshots of transformers
-and PEFT. With --check nothing is written and any drift is an error. The snapshots need those libraries; --skip-snapshots
-leaves them as they are.
+The CRD, the chart's copy of it, the job chart's values schema, docs/reference, and the field snapshots of
+transformers and PEFT. With --check nothing is written and any drift is an error. The snapshots need those libraries;
+--skip-snapshots leaves them as they are.
 """
 
 import argparse

@@ -26,7 +26,7 @@ class JobConfig(ReportModel):
     try_number: int = 1
     spec: dict[str, Any] = Field(description="FineTuneJobSpec, resolved, by alias.")
     tracked_run: TrackedRun | None = None
-    notices: list[str] = []
+    notices: list[str] = Field(default_factory=list)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

@@ -1,4 +1,4 @@
-"""peft_conf.peft_kwargs against the fields of the pinned PEFT's configs: names, kinds, and what a manifest cannot give."""
+"""peft_conf.peft_kwargs against the fields of the pinned PEFT's configs: names, kinds, what a manifest cannot give."""
 
 import difflib
 import json

@@ -80,13 +80,13 @@ class ResolvedSpec:
         precision = "bf16" if self.training_args["bf16"] else "fp16" if self.training_args["fp16"] else "no"
         return render_accelerate_config(
             self.distributed_type,
-            nodes,
-            processes,
-            precision,
-            self.on_cpu,
-            self.batch(nodes * processes).accumulation,
-            self.training_args["max_grad_norm"],
-            self.spec.custom_accelerate_config,
+            nodes=nodes,
+            processes_per_node=processes,
+            precision=precision,
+            on_cpu=self.on_cpu,
+            accumulation=self.batch(nodes * processes).accumulation,
+            max_grad_norm=self.training_args["max_grad_norm"],
+            custom=self.spec.custom_accelerate_config,
         )
 
 

@@ -98,8 +98,8 @@ def _best_model(arguments: Mapping[str, Any], evaluate: Any, save: Any) -> Itera
     elif save not in ("best", evaluate):
         yield Violation(
             where,
-            f"load_best_model_at_end needs a checkpoint at every evaluation: save_strategy is {save} but eval_strategy is "
-            f"{evaluate}; make them equal, or save_strategy: best",
+            f"load_best_model_at_end needs a checkpoint at every evaluation: save_strategy is {save} but eval_strategy "
+            f"is {evaluate}; make them equal, or save_strategy: best",
         )
     elif save == "steps":
         every = arguments.get("save_steps", 500)

@@ -56,7 +56,7 @@ class RunConfig(SpecModel):
         MODEL_DIR, description="Path of the model in the pod. Leave the default: see basemodel."
     )
     model_args: ModelArguments = Field(
-        default_factory=lambda: ModelArguments(), description="Arguments of AutoModelForCausalLM.from_pretrained."
+        default_factory=ModelArguments, description="Arguments of AutoModelForCausalLM.from_pretrained."
     )
     tokenizer: LocationText | None = Field(None, description="Tokenizer's id or path. Default: the model's own.")
     use_fast_tokenizer: bool = Field(True, description="Only true: today's transformers has fast tokenizers only.")

@@ -322,13 +322,10 @@ def _annotation(described: Mapping[str, Any]) -> Any:
         return base
     low = limits.minimum if limits.minimum is not None else (None if limits.above is not None else -_INT_BOUND)
     high = limits.maximum if limits.maximum is not None else _INT_BOUND
-    number = (lambda bound: int(bound)) if kind == "int" else float
-    bounds = {"le": number(high)}
-    if low is not None:
-        bounds["ge"] = number(low)
-    if limits.above is not None:
-        bounds["gt"] = number(limits.above)
-    return Annotated[base, Field(**bounds)]
+    number: type[int] | type[float] = int if kind == "int" else float
+    at_least = None if low is None else number(low)
+    above = None if limits.above is None else number(limits.above)
+    return Annotated[base, Field(ge=at_least, gt=above, le=number(high))]
 
 
 def _description(described: Mapping[str, Any]) -> str:

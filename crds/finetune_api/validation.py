@@ -1,4 +1,4 @@
-"""validate_manifest: every problem of a FineTuneJob at once, each with its place, what is wrong and how to put it right.
+"""validate_manifest: every problem of a FineTuneJob at once, each with its place, what is wrong and what to do.
 
 Runs the same rules as FineTuneJobSpec itself; what it adds is the place in the file, sentences instead of a library's
 wording, and suggestions for misspelt keys and values.
@@ -16,7 +16,7 @@ from finetune_api.constants import API_VERSION, KIND, MAX_NAME_LENGTH
 from finetune_api.known_keys import known_keys
 from finetune_api.manifest import Manifest, to_manifest
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.violations import RULE, value_at
+from finetune_api.violations import RULE, has_step, value_at
 from finetune_api.wording import describe_error
 
 Path = tuple[str | int, ...]
@@ -103,8 +103,8 @@ class _Finder:
         elif isinstance(name, str) and (len(name) > MAX_NAME_LENGTH or not NAME_PATTERN.match(name)):
             self.add(
                 ("metadata", "name"),
-                f"name {name!r} must be at most {MAX_NAME_LENGTH} of a-z, 0-9 and '-', beginning with a letter and ending "
-                "with a letter or digit, since the names of Jobs and volumes derive from it",
+                f"name {name!r} must be at most {MAX_NAME_LENGTH} of a-z, 0-9 and '-', beginning with a letter and "
+                "ending with a letter or digit, since the names of Jobs and volumes derive from it",
             )
         elif name is not None and not isinstance(name, str):
             self.add(("metadata", "name"), f"name must be text, not {name!r}; write it in quotes")
@@ -151,10 +151,7 @@ def real_path(data: Any, loc: tuple[str | int, ...], error_type: str) -> Path:
     """pydantic's location without the names of union members that it puts in between."""
     path: list[str | int] = []
     for index, step in enumerate(loc):
-        inside = (isinstance(data, dict) and step in data) or (
-            isinstance(data, list) and isinstance(step, int) and step < len(data)
-        )
-        if inside:
+        if has_step(data, step):
             data = data[step]
             path.append(step)
         elif (index == len(loc) - 1 and error_type in ("missing", "extra_forbidden", RULE)) or error_type == RULE:

@@ -24,7 +24,7 @@ def merge_violations(error: ValidationError | None, violations: Sequence[Violati
     for line in error.errors(include_url=False) if error else ():
         details.append(
             InitErrorDetails(
-                type=PydanticCustomError(line["type"], _escape(line["msg"]), line.get("ctx") or {}),  # type: ignore[arg-type]
+                type=PydanticCustomError(line["type"], _final(line["msg"]), line.get("ctx") or {}),
                 loc=line["loc"],
                 input=line["input"],
             )
@@ -32,7 +32,7 @@ def merge_violations(error: ValidationError | None, violations: Sequence[Violati
     for violation in violations:
         details.append(
             InitErrorDetails(
-                type=PydanticCustomError(RULE, _escape(violation.message)),  # type: ignore[arg-type]
+                type=PydanticCustomError(RULE, _final(violation.message)),
                 loc=violation.path,
                 input=value_at(data, violation.path),
             )
@@ -40,16 +40,22 @@ def merge_violations(error: ValidationError | None, violations: Sequence[Violati
     return ValidationError.from_exception_data("FineTuneJobSpec", details)
 
 
+def has_step(data: Any, step: str | int) -> bool:
+    """Whether a mapping has this key, or a list this index."""
+    if isinstance(data, dict):
+        return step in data
+    return isinstance(data, list) and isinstance(step, int) and 0 <= step < len(data)
+
+
 def value_at(data: Any, path: Sequence[str | int]) -> Any:
     """The value at a path of raw data, or None."""
     for step in path:
-        if (isinstance(data, dict) and step in data) or (isinstance(data, list) and isinstance(step, int) and 0 <= step < len(data)):
-            data = data[step]
-        else:
+        if not has_step(data, step):
             return None
+        data = data[step]
     return data
 
 
-def _escape(message: str) -> Any:
-    """PydanticCustomError fills {…} from its context; our texts are final."""
-    return message.replace("{", "{{").replace("}", "}}") if "{" in message else message
+def _final(message: str) -> Any:
+    """pydantic types templates as literals; ours are final texts, whose braces it leaves alone."""
+    return message

@@ -1,7 +1,8 @@
 """The CEL rules of the CRD: refusals and cross-field rules, as admission can express them.
 
-Most come from the tables that `finetune validate` uses too; those written out here mirror a function in rules.py, and a
-test feeds both the same bad manifests. Conditions on keys of two types and inside free-form objects cannot be said here.
+Most come from the tables that `finetune validate` uses too; those written out here mirror a function in rules.py, and
+a test feeds both the same bad manifests. Conditions on keys of two types and inside free-form objects cannot be said
+here.
 """
 
 from collections import defaultdict
@@ -119,7 +120,8 @@ def _only(key: str, allowed: list[Any], schema: Schema) -> str:
 def _between_sections() -> list[Rule]:
     rules = [
         Rule(
-            f"!has(self.{key}) || !has(self.overrides) || !has(self.overrides.{key}) || self.{key} == self.overrides.{key}",
+            f"!has(self.{key}) || !has(self.overrides) || !has(self.overrides.{key}) || "
+            f"self.{key} == self.overrides.{key}",
             f"{key} differs from overrides.{key}; give it once",
             f".{key}",
         )
@@ -198,7 +200,7 @@ def _env() -> list[Rule]:
         ),
         Rule(
             f"!has(self.value) || !(self.name in {cel_list(SECRET_ENV)})",
-            "this does not belong into a manifest; use hfTokenSecret, bucketCredentialsSecret or valueFrom.secretKeyRef",
+            "no place for a secret; use hfTokenSecret, bucketCredentialsSecret or valueFrom.secretKeyRef",
             ".value",
         ),
         Rule("!has(self.value) || !has(self.valueFrom)", "give either value or valueFrom, not both", ".valueFrom"),
@@ -221,8 +223,8 @@ def root_rules(spec_keys: list[str]) -> list[Rule]:
         Rule(
             f"size(self.metadata.name) <= {MAX_NAME_LENGTH} && "
             "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-            f"metadata.name must be at most {MAX_NAME_LENGTH} of a-z, 0-9 and '-', beginning with a letter and ending with "
-            "a letter or digit, since the names of Jobs and volumes derive from it",
+            f"metadata.name must be at most {MAX_NAME_LENGTH} of a-z, 0-9 and '-', beginning with a letter and ending "
+            "with a letter or digit, since the names of Jobs and volumes derive from it",
         ),
         *(_immutable(key) for key in spec_keys if key not in MUTABLE_KEYS),
     ]

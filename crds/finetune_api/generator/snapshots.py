@@ -19,7 +19,7 @@ HELP_LIMIT = 400
 
 
 def take_training_arguments() -> dict[str, Any]:
-    """Fields of the installed transformers.TrainingArguments: {version, fields: [{name, kinds, nullable, default, …}]}."""
+    """Fields of the installed transformers.TrainingArguments: {version, fields: [{name, kinds, …}]}."""
     transformers = importlib.import_module("transformers")
     return {
         "library": "transformers",

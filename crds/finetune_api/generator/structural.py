@@ -37,7 +37,7 @@ class Rule:
         return rule
 
 
-# The keys whose inside a library defines: objects with unknown keys. What is in them fails in validation, not at admission.
+# The keys whose inside a library defines: objects with unknown keys. What is in them fails in validation only.
 FREE_FORM: tuple[Path, ...] = (
     ("peft_conf", "peft_kwargs"),
     ("customAccelerateConfig",),
@@ -128,8 +128,6 @@ class Converter:
             kinds = {self._resolve(member, path).get("type") for member in schema["anyOf"]}
             if path in INT_OR_STRING and kinds == {"integer", "string"}:
                 return {"x-kubernetes-int-or-string": True}
-            if kinds == {"array", "string"} or kinds == {"integer", "number"}:
-                raise StructuralError(f"{_show(path)}: {sorted(kinds)}: give it one type or list it in OPEN")
             raise StructuralError(f"{_show(path)}: a union of {sorted(map(str, kinds))} is not listed as of two types")
         kind = schema.get("type")
         if kind is None and "const" in schema:
@@ -139,7 +137,8 @@ class Converter:
         unknown = set(schema) - _KEYWORDS[kind] - _ANNOTATIONS
         if unknown:
             raise StructuralError(f"{_show(path)}: unknown keywords {sorted(unknown)} of {kind}")
-        return _CONVERTERS[kind](self, schema, path)
+        converted: Schema = _CONVERTERS[kind](self, schema, path)
+        return converted
 
     # --- shapes ---
 
@@ -237,7 +236,7 @@ class UnionMerger:
         tags = [key for key in shared if all("enum" in schema["properties"][key] for schema, _ in self.members)]
         if len(tags) != 1:
             raise StructuralError(f"{_show(self.path)}: a union needs exactly one key that tells its members apart")
-        return tags[0]
+        return str(tags[0])
 
     def _tags(self, schema: Schema) -> list[str]:
         return list(schema["properties"][self.tag]["enum"])
@@ -310,7 +309,8 @@ class UnionMerger:
                 if lacking:
                     rules.append(
                         Rule(
-                            f"!({self._tag_in(lacking)}) || !has(self.{key}) || self.{key}.all(item, !has(item.{inner}))",
+                            f"!({self._tag_in(lacking)}) || !has(self.{key}) || "
+                            f"self.{key}.all(item, !has(item.{inner}))",
                             f"{inner} belongs to {self.tag} {_some(having)}; remove it or change {self.tag}",
                             f".{key}",
                         )
