@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from finetune_cli.steps import Steps
 
 LOG_LINES = 20
-PROMPTS = ("What is AI?", "Who invented the computer?", "Tell me a joke")
+PROMPTS = ("What is AI?", "What is a super computer?", "Can you breathe")  # from the training data
 MAX_NEW_TOKENS = 48
 Answers = dict[str, list[str]]
 

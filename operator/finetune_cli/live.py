@@ -60,6 +60,22 @@ def progress_text(progress: Status) -> str:
     return "  ".join(parts)
 
 
+def dataset_text(dataset: Status) -> str:
+    """What the download found in the data, in one line."""
+    if dataset.get("examples") is None:
+        return ""
+    parts = [f"{dataset['examples']} examples"]
+    if dataset.get("validationExamples"):
+        parts.append(f"{dataset['validationExamples']} for validation")
+    if dataset.get("tokens"):
+        parts.append(f"{dataset['tokens']:,} tokens")
+    if dataset.get("dropped"):
+        parts.append(f"{dataset['dropped']} dropped as too long")
+    if dataset.get("totalSteps"):
+        parts.append(f"{dataset['totalSteps']} steps")
+    return "data: " + ", ".join(parts)
+
+
 def noteworthy_conditions(status: Status) -> list[str]:
     """What the conditions say that a person should read: '<reason>: <message>', each once.
 
@@ -107,8 +123,8 @@ class PlainView:
         if line != self._last:
             self._last = line
             self.message(line)
-        for text in noteworthy_conditions(status):
-            if text not in self._said:
+        for text in [dataset_text(status.get("dataset") or {}), *noteworthy_conditions(status)]:
+            if text and text not in self._said:
                 self._said.add(text)
                 self.message(text)
 
@@ -150,6 +166,8 @@ class TerminalView:
         from rich.text import Text
 
         rows: list[RenderableType] = [self._headline()]
+        if found := dataset_text(self._status.get("dataset") or {}):
+            rows.append(Text(f"  {found}", style="dim"))
         progress = self._status.get("progress") or {}
         if progress.get("totalSteps"):
             rows.append(self._bar(progress))

@@ -153,6 +153,9 @@ class LocalRun:
                 code = self._stage("Training", "launch", environment, view, interrupts)
         return code
 
+    def _gpus(self) -> int:
+        return (self.resolved.spec.finetuning_gpus or 0) * (self.resolved.spec.nodes or 1)
+
     def _stage(self, phase: str, module: str, environment: dict[str, str], view: View, interrupts: Interrupts) -> int:
         """Run one of the trainer's programs to its end; its exit code."""
         from finetune_cli.child import run_child
@@ -160,7 +163,7 @@ class LocalRun:
 
         log = self.folders.logs / f"{module}.log"
         self.folders.termination_log.write_text("")
-        self.status.stage(phase, "Running", f"see {log}")
+        self.status.stage(phase, "Running", f"its log is {log}")
         view.update(self.status.status)
         feed = ProgressFeed(environment["POD_IP"])
 
