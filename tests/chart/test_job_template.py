@@ -128,12 +128,13 @@ def test_the_chart_adds_nothing_but_the_total_batch(job: Any) -> None:
         ({"finetuningGpus": 8}, 8),
         ({"finetuningGpus": 8, "nodes": 2}, 16),
         ({"finetuningGpus": 0}, 1),
+        ({"finetuningGpus": 0, "cpuProcesses": 2, "nodes": 2}, 4),
         ({"finetuningGpus": None, "nodes": 2}, 2),
         ({"batchsize_conf": {"max_per_device_train_batch_size": 1, "total_train_batch_size": None}}, 1),
         ({"batchsize_conf": {"max_per_device_train_batch_size": 1, "total_train_batch_size": 12}}, 12),
     ],
 )
-def test_the_total_batch_defaults_to_the_number_of_gpus(job: Any, values: dict[str, Any], total: int) -> None:
+def test_the_total_batch_defaults_to_the_number_of_processes(job: Any, values: dict[str, Any], total: int) -> None:
     assert job(minimal(**values))["spec"]["batchsize_conf"]["total_train_batch_size"] == total
 
 
@@ -201,7 +202,7 @@ def test_contradictions_are_refused_with_both_values(refused: Any, more: dict[st
     ("values", "release", "message"),
     [
         ({}, "a" * 41, "has 41 characters, at most 40 are possible"),
-        ({"fullnameOverride": "b" * 41}, "fo", "has 41 characters"),
+        ({"fullnameOverride": "b" * 41}, "fo", "at '/fullnameOverride': maxLength: got 41, want 40"),
         ({}, "1st", "must start with a letter"),
     ],
 )
@@ -231,7 +232,6 @@ def test_descriptions_of_the_model_become_annotations(job: Any) -> None:
         ({"finetuning_config": {"sft_args": {"max_seq_len": 1}}}, "additional properties 'max_seq_len' not allowed"),
         ({"finetuningGpus": "four"}, "at '/finetuningGpus'"),
         ({"finetuning_config": {"data_conf": {"chat_template_name": "chatml"}}}, "chat_template_name"),
-        ({"training_args": {"per_device_train_batch_size": 4}}, "per_device_train_batch_size"),
         ({"distributedType": "ddp"}, "at '/distributedType'"),
     ],
 )

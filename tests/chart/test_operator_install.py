@@ -7,7 +7,6 @@ Standard, so the API server itself judges the pods.
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -125,13 +124,22 @@ def test_a_job_is_installed_and_seen_by_the_operator(operator: Any, tmp_path: An
     operator.kubectl("-n", TEAM, "wait", "--for=condition=Suspended", "ftj/my-job", "--timeout=60s")
 
 
-def test_the_api_server_refuses_what_helm_lets_through(operator: Any, tmp_path: Any) -> None:
+@pytest.mark.parametrize(
+    ("more", "args", "message"),
+    [
+        ({"cpuPerGpu": 8}, ["--skip-schema-validation"], "cpuPerGpu"),
+        ({"training_args": {"per_device_train_batch_size": 4}}, [], "per_device_train_batch_size"),
+        ({"finetuningGpus": 2, "batchSize": 3}, [], "total_train_batch_size"),
+    ],
+)
+def test_the_api_server_refuses_what_helm_s_schema_does_not_see(
+    operator: Any, tmp_path: Any, more: dict[str, Any], args: list[str], message: str
+) -> None:
     values = tmp_path / "values.yaml"
-    values.write_text(json.dumps(JOB | {"cpuPerGpu": 8}))
-    command = ("install", "bad", "charts/finetune-job", "-n", TEAM, "-f", str(values), "--skip-schema-validation")
-    result: subprocess.CompletedProcess[str] = operator.helm(*command, check=False)
+    values.write_text(json.dumps(JOB | more))
+    result = operator.helm("install", "bad", "charts/finetune-job", "-n", TEAM, "-f", str(values), *args, check=False)
     assert result.returncode != 0
-    assert "cpuPerGpu" in result.stderr
+    assert message in result.stderr
     assert operator.kubectl("-n", TEAM, "get", "ftj", "bad", check=False).returncode != 0
 
 

@@ -85,12 +85,13 @@ A key that both have must have the same value: neither layout outranks the other
 {{- end -}}
 {{- end -}}
 
-{{/* As in the original chart: no total batch size means one sample per GPU and step. */}}
+{{/* As in the original chart: no total batch size means one sample per process (GPU) and step. */}}
 {{- define "finetune-job.defaultBatch" -}}
 {{- if hasKey . "batchsize_conf" -}}
 {{- if not (hasKey .batchsize_conf "total_train_batch_size") -}}
-{{- $gpus := mul (.nodes | default 1 | int) (ternary (.finetuningGpus | int) 1 (hasKey . "finetuningGpus")) -}}
-{{- $_ := set .batchsize_conf "total_train_batch_size" (max 1 $gpus) -}}
+{{- $gpus := ternary .finetuningGpus 1 (hasKey . "finetuningGpus") | int -}}
+{{- $processes := $gpus | default (.cpuProcesses | default 1 | int) -}}
+{{- $_ := set .batchsize_conf "total_train_batch_size" (mul (.nodes | default 1 | int) $processes) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
