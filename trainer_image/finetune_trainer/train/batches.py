@@ -1,0 +1,117 @@
+"""The stream of micro-batches of one process: collated, with the counts that weight the loss."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from finetune_trainer.data import IGNORED, Example, collate
+from finetune_trainer.train.sampler import FILLER, BatchShape, deal, global_batches
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How rows of a batch are made equally long. takes_positions: whether the model can be told where a row begins."""
+
+    pad_input_id: int
+    side: str
+    takes_positions: bool = True
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """input_ids (rows, length); attention_mask only where the model needs one; targets: the flat positions (in the
+    shifted labels) that the loss counts and their token ids."""
+
+    input_ids: Any
+    attention_mask: Any
+    position_ids: Any
+    target_positions: Any
+    target_ids: Any
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One optimizer step of this process. Counts are over the whole global batch."""
+
+    epoch: int
+    index: int
+    micro_rows: list[list[int]]
+    targets: int
+    tokens: int
+
+
+class Examples:
+    """Examples with what the loop asks of each: length and number of targets (the first token is never predicted)."""
+
+    def __init__(self, examples: Sequence[Example], padding: Padding) -> None:
+        self._examples = examples
+        self._padding = padding
+        self._filler = Example([padding.pad_input_id] * 2, [IGNORED] * 2)
+        self.lengths = [len(example) for example in examples]
+        self.targets = [example.trained_tokens - (example.labels[:1] != [IGNORED]) for example in examples]
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, row: int) -> Example:
+        return self._filler if row == FILLER else self._examples[row]
+
+    def collate(self, examples: Sequence[Example]) -> MicroBatch:
+        """One padded batch. With padding on the right, causal attention never sees it: no mask is needed."""
+        batch = collate(examples, self._padding.pad_input_id, self._padding.side)
+        mask = position_ids = None
+        if self._padding.side == "left" and len({len(example) for example in examples}) > 1:
+            mask = batch["attention_mask"]
+            position_ids = (mask.cumsum(-1) - 1).clamp(min=0) if self._padding.takes_positions else None
+        labels = batch["labels"][:, 1:]
+        rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
+        return MicroBatch(
+            input_ids=batch["input_ids"],
+            attention_mask=mask,
+            position_ids=position_ids,
+            target_positions=rows * batch["labels"].shape[1] + columns,
+            target_ids=labels[rows, columns],
+        )
+
+
+def plan_epoch(
+    examples: Examples, shape: BatchShape, rank: int, *, seed: int, epoch: int, sampling: str, start: int
+) -> Iterator[StepPlan]:
+    """The steps of an epoch from the `start`th on."""
+    stream = global_batches(
+        examples.lengths, seed=seed, epoch=epoch, sampling=sampling, batch_size=shape.total, start=start
+    )
+    for index, rows in enumerate(stream, start):
+        yield StepPlan(
+            epoch=epoch,
+            index=index,
+            micro_rows=deal(rows, shape, rank),
+            targets=sum(examples.targets[row] for row in rows),
+            tokens=sum(examples.lengths[row] for row in rows),
+        )
+
+
+def load(
+    examples: Examples, plans: Sequence[StepPlan], loader: dict[str, Any]
+) -> Iterator[tuple[StepPlan, Iterator[MicroBatch]]]:
+    """Each step with its micro-batches, which worker processes may prepare ahead. Draws no global random number."""
+    import torch
+
+    workers = loader.get("num_workers", 0)
+    batches = iter(
+        DataLoader(
+            examples,  # type: ignore[arg-type]
+            batch_sampler=[rows for plan in plans for rows in plan.micro_rows],
+            collate_fn=examples.collate,
+            num_workers=workers,
+            pin_memory=bool(loader.get("pin_memory")) and torch.cuda.is_available(),
+            prefetch_factor=loader.get("prefetch_factor") if workers else None,
+            persistent_workers=bool(loader.get("persistent_workers")) and workers > 0,
+            generator=torch.Generator(),
+        )
+    )
+    for plan in plans:
+        yield plan, islice(batches, len(plan.micro_rows))

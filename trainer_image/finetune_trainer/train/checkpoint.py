@@ -1,0 +1,107 @@
+"""Checkpoints: everything that continuing needs, in one complete folder per step.
+
+Weights are in Hugging Face's format and names (an adapter's in PEFT's), so a checkpoint can be used as it is. No random
+state is kept: the loop seeds every step anew from (seed, step, rank), so the next step of a resumed run draws what it
+would have drawn.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune_trainer.train import manifest
+from finetune_trainer.train.adapters import base_of
+from finetune_trainer.train.checkpoint_folder import checkpoint_path
+
+STATE_FILE = "trainer_state.json"
+OPTIMIZER_FILE = "optimizer.pt"
+SCALER_FILE = "scaler.pt"
+
+
+@dataclass
+class TrainerState:
+    """Where a run stands after `step` optimizer steps."""
+
+    step: int = 0
+    tokens: int = 0
+    first_loss: float | None = None
+    loss: float | None = None
+    eval_loss: float | None = None
+    best_metric: float | None = None
+    best_step: int | None = None
+    resumed_from: list[int] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainerState":
+        known = {name: value for name, value in json.loads(text).items() if name in cls.__dataclass_fields__}
+        return cls(**known)
+
+
+def save_weights(model: Any, folder: Path) -> None:
+    """Writes the model's weights, or the adapter's alone, as safetensors under Hugging Face's names."""
+    if hasattr(model, "peft_config"):
+        model.save_pretrained(str(folder), save_embedding_layers=False)
+    else:
+        model.save_pretrained(str(folder))
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Puts a checkpoint's weights into a model of the same shape."""
+    from safetensors.torch import load_file
+
+    if hasattr(model, "peft_config"):
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+        return
+    weights: dict[str, torch.Tensor] = {}
+    for file in sorted(folder.glob("model*.safetensors")):
+        weights.update(load_file(file))
+    result = base_of(model).load_state_dict(weights, strict=False)
+    absent = set(result.missing_keys) - _tied_names(model)
+    if absent or result.unexpected_keys:
+        raise RuntimeError(f"{folder} lacks {sorted(absent)[:3]} and has unknown {list(result.unexpected_keys)[:3]}")
+
+
+def _tied_names(model: Any) -> set[str]:
+    """Names under which a tensor appears again, which safetensors stores once."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), []).append(name)
+    return {name for same in names.values() if len(same) > 1 for name in same}
+
+
+def save_checkpoint(
+    folder: Path, *, model: Any, optimizer: Any, scaler: Any, state: TrainerState, facts: dict[str, Any]
+) -> Path:
+    """Writes the checkpoint of state.step, whole or not at all. facts: what the manifest says of the run."""
+    target = checkpoint_path(folder, state.step)
+
+    def write(aside: Path) -> None:
+        save_weights(model, aside)
+        torch.save(optimizer.state_dict(), aside / OPTIMIZER_FILE)
+        if scaler is not None:
+            torch.save(scaler.state_dict(), aside / SCALER_FILE)
+        (aside / STATE_FILE).write_text(state.to_json(), encoding="utf-8")
+
+    manifest.write_folder(target, write, {**facts, "step": state.step, "evalLoss": state.eval_loss})
+    return target
+
+
+def load_optimizer(folder: Path, optimizer: Any, scaler: Any) -> None:
+    """Puts a checkpoint's optimizer state into the optimizer, on the devices of its parameters."""
+    optimizer.load_state_dict(torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True))
+    if scaler is not None and (folder / SCALER_FILE).is_file():
+        scaler.load_state_dict(torch.load(folder / SCALER_FILE, weights_only=True))
+
+
+def load_state(folder: Path) -> TrainerState:
+    """The run's state in a checkpoint."""
+    return TrainerState.from_json((folder / STATE_FILE).read_text(encoding="utf-8"))

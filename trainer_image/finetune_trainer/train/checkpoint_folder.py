@@ -1,0 +1,56 @@
+"""The folder of checkpoints: names, what is there, what retention removes. The launcher reads it too, so no torch here."""
+
+import re
+import shutil
+from pathlib import Path
+
+from finetune_api.status import CheckpointReport
+from finetune_trainer.train import manifest
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """The folder of a step's checkpoint."""
+    return folder / f"checkpoint-{step}"
+
+
+def step_of(path: Path) -> int | None:
+    """The step in a checkpoint's name."""
+    match = _NAME.fullmatch(path.name)
+    return int(match.group(1)) if match else None
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoint folders, complete or not, newest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and step_of(path) is not None]
+    return sorted(found, key=lambda path: -(step_of(path) or 0))
+
+
+def prune(folder: Path, limit: int | None, keep: set[int]) -> list[int]:
+    """Removes the oldest checkpoints beyond the limit, never the newest nor those to keep; returns the removed steps.
+
+    Each is renamed first, so that a crash leaves none half removed under its name.
+    """
+    complete = [path for path in list_checkpoints(folder) if manifest.read_facts(path) is not None]
+    if limit is None or not complete:
+        return []
+    kept = {step_of(complete[0]), *keep}
+    removed = []
+    others = [path for path in complete if step_of(path) not in kept]
+    for path in others[max(0, limit - (len(complete) - len(others))) :]:
+        aside = path.with_name(f"{manifest.ASIDE}old-{path.name}")
+        path.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+        removed.append(step_of(path) or 0)
+    return removed
+
+
+def report_checkpoints(folder: Path) -> list[CheckpointReport]:
+    """The complete checkpoints, oldest first, for status."""
+    reports = []
+    for path in reversed(list_checkpoints(folder)):
+        facts = manifest.read_facts(path)
+        if facts is not None:
+            reports.append(CheckpointReport(step=facts.get("step"), eval_loss=facts.get("evalLoss"), path=str(path)))
+    return reports

@@ -1,0 +1,28 @@
+"""The loss of a causal language model as a sum over target tokens, so that any split of a batch adds up to the same."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+
+from finetune_trainer.train.batches import MicroBatch
+
+
+def to_device(batch: MicroBatch, device: torch.device) -> MicroBatch:
+    """The batch on the device; copies do not wait where memory is pinned."""
+    if device.type == "cpu":
+        return batch
+    move = {name: None if value is None else value.to(device, non_blocking=True) for name, value in vars(batch).items()}
+    return MicroBatch(**move)
+
+
+def loss_sum(model: Any, batch: MicroBatch, label_smoothing: float = 0.0) -> torch.Tensor:
+    """Cross-entropy summed over the targets of a micro-batch, in fp32; 0 if there is none.
+
+    The cache is off: with one, packed sequences would silently attend to each other, and memory is wasted.
+    """
+    arguments = {"attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
+    given = {name: value for name, value in arguments.items() if value is not None}
+    logits = model(input_ids=batch.input_ids, use_cache=False, **given).logits
+    chosen = logits.flatten(0, 1).index_select(0, batch.target_positions).float()
+    return functional.cross_entropy(chosen, batch.target_ids, reduction="sum", label_smoothing=label_smoothing)

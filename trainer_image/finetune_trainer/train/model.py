@@ -1,0 +1,163 @@
+"""The base model and its tokenizer: loading, placement, types of the weights, vocabulary."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune_trainer.errors import BadConfiguration, InputMissing
+from finetune_trainer.train.settings import ModelSettings
+
+
+def load_tokenizer(model: Path, other: str | None, subfolder: str | None = None) -> Any:
+    """The tokenizer of the model's folder, or another one. Raises InputMissing or BadConfiguration."""
+    from transformers import AutoTokenizer
+
+    place = other or str(model)
+    try:
+        if other is None:
+            _check_folder(model / (subfolder or ""), "config.json")
+            return AutoTokenizer.from_pretrained(model, subfolder=subfolder or "", local_files_only=True)
+        return AutoTokenizer.from_pretrained(place)
+    except OSError as error:
+        raise InputMissing(f"no tokenizer in {place}: {_first_line(error)}; set run_conf.tokenizer") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadConfiguration(f"the tokenizer in {place} cannot be loaded: {_first_line(error)}") from None
+
+
+def load_model(
+    folder: Path, settings: ModelSettings, *, device: torch.device, world_size: int, precision: str, trains_all: bool
+) -> Any:
+    """The base model on its device, ready to be trained.
+
+    trains_all: all weights will be trained; they are then held in fp32 unless another type was asked for. Frozen weights
+    keep the type of the checkpoint, except on CPU, which computes in fp32. Raises InputMissing or BadConfiguration.
+    """
+    from transformers import AutoModelForCausalLM
+
+    path = folder / (settings.loading.get("subfolder") or "")
+    _check_folder(path, "config.json")
+    dtype: Any = settings.dtype
+    if dtype == "auto" and (trains_all or (device.type == "cpu" and precision == "fp32")):
+        dtype = "float32"
+    arguments: dict[str, Any] = dict(settings.loading)
+    device_map = _device_map(settings.device_map, device, world_size)
+    if device_map is not None:
+        arguments["device_map"] = device_map
+        if settings.max_memory:
+            arguments["max_memory"] = _gpu_numbers(settings.max_memory)
+    if settings.attention:
+        arguments["attn_implementation"] = settings.attention
+    try:
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+            local_files_only=True,
+            output_loading_info=True,
+            **arguments,
+        )
+    except OSError as error:
+        raise InputMissing(f"the model in {path} is incomplete: {_first_line(error)}") from None
+    except (ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise BadConfiguration(f"the model in {path} cannot be loaded: {_first_line(error)}") from None
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":
+            raise InputMissing(
+                f"the weights in {path} are damaged ({_first_line(error)}); download the model again"
+            ) from None
+        raise
+    _check_loaded(loaded, path)
+    model.config.use_cache = False  # restored in the export
+    if device_map is None:
+        model.to(device)
+    return model
+
+
+def _device_map(wanted: Any, device: torch.device, world_size: int) -> Any:
+    """Several processes: each holds the model on its own device. One: what was asked for, if there is a choice."""
+    if device.type == "cpu" or world_size > 1:
+        return None
+    return wanted if torch.cuda.device_count() > 1 or isinstance(wanted, dict) else None
+
+
+def _gpu_numbers(memory: dict[Any, Any]) -> dict[Any, Any]:
+    """max_memory with integer device numbers: keys of a JSON object are always text."""
+    return {int(key) if isinstance(key, str) and key.isdigit() else key: value for key, value in memory.items()}
+
+
+def _check_folder(folder: Path, needed: str) -> None:
+    if not folder.is_dir():
+        raise InputMissing(f"there is no model in {folder}; check basemodel and run_conf.model")
+    if not (folder / needed).is_file():
+        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
+        raise InputMissing(f"{folder} holds no {needed} (but {found}): it is not a Hugging Face model; check basemodel")
+    if needed == "config.json":
+        try:
+            json.loads((folder / needed).read_text(encoding="utf-8"))
+        except ValueError:
+            raise InputMissing(f"{folder / needed} is not valid JSON; download the model again") from None
+
+
+def _check_loaded(loaded: dict[str, Any], path: Path) -> None:
+    missing = sorted(loaded.get("missing_keys", ()))
+    if missing:
+        raise BadConfiguration(
+            f"the checkpoint in {path} lacks {len(missing)} weights of a causal language model "
+            f"({', '.join(missing[:3])}…); they would be random. Use a model for text generation"
+        )
+    wrong = loaded.get("mismatched_keys") or ()
+    if wrong:
+        raise BadConfiguration(f"weights in {path} do not fit its config.json: {sorted(map(str, wrong))[:3]}")
+
+
+def stored_dtype(folder: Path, settings: ModelSettings) -> torch.dtype:
+    """The type that the result's weights shall have: the one asked for, else that of the base model's files."""
+    if settings.dtype != "auto":
+        return getattr(torch, settings.dtype)  # type: ignore[no-any-return]
+    config = json.loads(
+        (folder / (settings.loading.get("subfolder") or "") / "config.json").read_text(encoding="utf-8")
+    )
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    found = getattr(torch, str(name).removeprefix("torch."), None)
+    return found if isinstance(found, torch.dtype) and found.is_floating_point else torch.float32
+
+
+def grow_vocabulary(model: Any, tokens: int) -> bool:
+    """Makes the embeddings large enough for the tokenizer; True if they grew. Drawn from the current random state."""
+    if tokens <= model.get_input_embeddings().weight.shape[0]:
+        return False
+    model.resize_token_embeddings(tokens)
+    return True
+
+
+def save_memory(model: Any, settings: ModelSettings) -> None:
+    """Gradient checkpointing, if wanted: activations are computed again in the backward pass."""
+    if not settings.gradient_checkpointing:
+        return
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise BadConfiguration(
+            f"{type(model).__name__} has no gradient checkpointing; remove training_args.gradient_checkpointing"
+        )
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings.gradient_checkpointing_kwargs)
+
+
+def trainable_in_fp32(model: Any, asked: str) -> None:
+    """Trained weights are fp32 unless another type was asked for: an update of 1e-5 is lost in bf16's 8 bits."""
+    if asked in ("float16", "bfloat16"):
+        return
+    for parameter in model.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.float16, torch.bfloat16):
+            parameter.data = parameter.data.float()
+
+
+def count_parameters(model: Any) -> tuple[int, int]:
+    """Trained and all parameters."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]

@@ -1,0 +1,105 @@
+"""Copies of checkpoints and of the result in checkpointsRemote, made in the background; the result's before success.
+
+The remote folder mirrors the local one: a checkpoint that retention removes here is removed there too.
+"""
+
+import queue
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from finetune_api.constants import COMPLETION_MARKER
+from finetune_trainer.errors import TrainerError, Unavailable
+from finetune_trainer.train import manifest
+from finetune_trainer.train.checkpoint_folder import checkpoint_path
+from finetune_trainer.transfer import Remote, download_tree, list_tree, upload_tree
+
+
+class Uploader:
+    """Sends folders in the order they came. A failure is a notice, tried again with the next folder and at the end."""
+
+    def __init__(self, remote: str, notice: Callable[[str], None]) -> None:
+        self._remote = remote.rstrip("/")
+        self._notice = notice
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._unsent: list[Path] = []
+        self._thread = threading.Thread(target=self._work, name="upload", daemon=True)
+        self._thread.start()
+
+    def location(self, name: str) -> str:
+        """The remote place of a folder."""
+        return f"{self._remote}/{name}"
+
+    def send(self, folder: Path) -> None:
+        """Queues a complete folder."""
+        self._jobs.put(lambda: self._send_all([*self._unsent, folder]))
+
+    def remove(self, step: int) -> None:
+        """Queues the removal of a checkpoint."""
+        self._jobs.put(lambda: self._remove(f"checkpoint-{step}"))
+
+    def finish(self, results: list[Path], beat: Callable[[], None] = lambda: None) -> None:
+        """Waits for what is queued, then sends the result. Raises Unavailable if anything could not be sent."""
+        self.drain(beat)
+        for folder in [*self._existing(self._unsent), *results]:
+            beat()
+            upload_tree(folder, self.location(folder.name))
+        self._unsent = []
+
+    def drain(self, beat: Callable[[], None] = lambda: None) -> None:
+        """Waits for what is queued."""
+        self._jobs.put(None)
+        while self._thread.is_alive():
+            self._thread.join(1.0)
+            beat()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def _existing(self, folders: list[Path]) -> list[Path]:
+        return [folder for folder in folders if (folder / COMPLETION_MARKER).is_file()]
+
+    def _send_all(self, folders: list[Path]) -> None:
+        self._unsent = []
+        for folder in self._existing(folders):
+            try:
+                upload_tree(folder, self.location(folder.name))
+            except (TrainerError, OSError) as error:
+                if (folder / COMPLETION_MARKER).is_file():  # else retention removed it meanwhile
+                    self._unsent.append(folder)
+                    self._notice(f"{folder.name} was not copied to {self._remote} yet: {error}")
+
+    def _remove(self, name: str) -> None:
+        try:
+            target = Remote(self.location(name))
+            if target.fs.exists(target.path):
+                target.call(lambda: target.fs.rm(target.path, recursive=True), writing=True)
+        except (TrainerError, OSError) as error:
+            self._notice(f"{self.location(name)} was not removed: {error}")
+
+
+def fetch_newest(remote: str, folder: Path) -> Path | None:
+    """Brings the newest complete checkpoint of a remote store into `folder`; None if there is none. Raises TrainerErrors."""
+    names = {path.partition("/")[0] for path in list_tree(remote) if path.endswith(f"/{COMPLETION_MARKER}")}
+    steps = sorted(
+        (int(name.removeprefix("checkpoint-")) for name in names if name.removeprefix("checkpoint-").isdigit()),
+        reverse=True,
+    )
+    for step in steps:
+        target = checkpoint_path(folder, step)
+        aside = folder / f"{manifest.ASIDE}remote-{target.name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        download_tree(f"{remote.rstrip('/')}/{target.name}", aside)
+        problem = manifest.fault(aside)
+        if problem is None:
+            if target.exists():
+                shutil.rmtree(target)  # an incomplete one: a complete one would have been taken before
+            aside.rename(target)
+            manifest.sync_folder(folder)
+            return target
+        shutil.rmtree(aside, ignore_errors=True)
+    if steps:
+        raise Unavailable(f"the checkpoints in {remote} are all incomplete or damaged")
+    return None

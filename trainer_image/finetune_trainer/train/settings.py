@@ -1,0 +1,329 @@
+"""What the stages take: plain values, read once from the job's configuration. No stage sees the configuration itself."""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune_api import constants
+from finetune_api.job_config import JobConfig
+from finetune_api.locations import parse_location
+from finetune_api.peft_conf import GenericPeftConfig, NoPeftConfig, PretrainedPeftConfig
+from finetune_api.resolve import ResolvedSpec, resolve
+from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer.errors import BadConfiguration, InputMissing
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where things lie in this pod (or in the folders of `finetune run`)."""
+
+    work: Path
+    checkpoints: Path
+    records: Path
+    model: Path
+    tokenizer: str | None  # another tokenizer than the model's
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Optimizer and learning-rate schedule. learning_rate is the peak, after multiplier and batch scaling."""
+
+    name: str
+    learning_rate: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    epsilon: float
+    extra: dict[str, str]
+    schedule: str
+    schedule_kwargs: dict[str, Any]
+    warmup: float  # steps, or a share of all steps when below 1
+    max_grad_norm: float
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """When something happens: never, every so many steps (a share of all steps when below 1), or every epoch."""
+
+    strategy: str
+    every: float = 0
+
+    def steps(self, total_steps: int) -> int:
+        """The period in steps."""
+        return max(1, -int(-total_steps * self.every // 1)) if self.every < 1 else int(self.every)
+
+    def due(self, step: int, total_steps: int, ends_epoch: bool) -> bool:
+        """Whether it is due after this step (counted from 1)."""
+        if self.strategy == "epoch":
+            return ends_epoch
+        return self.strategy == "steps" and step % self.steps(total_steps) == 0
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """The training loop's own settings."""
+
+    seed: int
+    data_seed: int
+    sampling: str
+    epochs: float
+    max_steps: int
+    label_smoothing: float
+    log: Rhythm
+    log_first_step: bool
+    evaluate: Rhythm
+    evaluate_on_start: bool
+    evaluate_after: float  # steps or epochs, by the strategy
+    save: Rhythm
+    save_total_limit: int | None
+    load_best: bool
+    metric_greater_is_better: bool
+    loader: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """How the base model is loaded."""
+
+    dtype: str  # auto or a name of torch's
+    device_map: Any
+    max_memory: dict[Any, Any] | None
+    attention: str | None
+    use_cache: bool
+    gradient_checkpointing: bool
+    gradient_checkpointing_kwargs: dict[str, Any]
+    loading: dict[str, Any]  # further arguments of from_pretrained
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """The adapter to train: none, a pretrained one, or a new one of `kind`."""
+
+    kind: str
+    kwargs: dict[str, Any]
+    pretrained: str | None = None
+
+    @property
+    def used(self) -> bool:
+        return self.kind != "NO_PEFT"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All of it."""
+
+    job: JobConfig
+    resolved: ResolvedSpec
+    places: Places
+    loop: LoopSettings
+    optimizer: OptimizerSettings
+    model: ModelSettings
+    adapter: AdapterSettings
+    precision: str  # auto, fp32, bf16 or fp16
+    use_cpu: bool
+    tf32: bool | None
+    full_determinism: bool
+    log_level: str
+    remote: str | None
+    resume: bool | str
+    attempt: int
+    identity: dict[str, Any] = field(default_factory=dict)
+
+
+def read_job_config(path: str | None = None) -> JobConfig:
+    """The job's configuration. Raises InputMissing or BadConfiguration."""
+    place = Path(path or os.environ.get(constants.ENV_CONFIG) or constants.CONFIG_FILE)
+    try:
+        return JobConfig.from_json(place.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputMissing(
+            f"the configuration {place} does not exist; set {constants.ENV_CONFIG} to its path"
+        ) from None
+    except ValueError as error:
+        raise BadConfiguration(f"the configuration {place} cannot be read: {error}") from None
+
+
+def read_spec(job: JobConfig) -> ResolvedSpec:
+    """The resolved spec of a configuration. Raises BadConfiguration with every problem named."""
+    try:
+        return resolve(job.parsed_spec())
+    except ValueError as error:
+        raise BadConfiguration(f"the configuration of {job.name} is not valid: {error}") from None
+
+
+def processes_per_node(resolved: ResolvedSpec) -> int:
+    """Processes that the launcher starts on this node."""
+    given = os.environ.get(constants.ENV_GPUS)
+    if resolved.distributed_type == "auto-single-process":
+        return 1
+    return int(given) if given and int(given) > 0 else resolved.processes_per_node
+
+
+def work_dir() -> Path:
+    """The job's own volume."""
+    return Path(os.environ.get(constants.ENV_WORK_DIR) or constants.WORK_DIR)
+
+
+def read_settings(job: JobConfig, resolved: ResolvedSpec) -> Settings:
+    """Configuration and environment as plain values."""
+    spec, args = resolved.spec, resolved.training_args
+    remote = spec.checkpoints_remote
+    if spec.debug and spec.debug.skip_checkpoint_upload:
+        remote = None
+    return Settings(
+        job=job,
+        resolved=resolved,
+        places=_places(spec),
+        loop=_loop(args),
+        optimizer=_optimizer(args),
+        model=_model(spec, args),
+        adapter=_adapter(spec),
+        precision=_precision(spec, args),
+        use_cpu=resolved.on_cpu or bool(args["use_cpu"]),
+        tf32=args["tf32"],
+        full_determinism=bool(args["full_determinism"]),
+        log_level=args["log_level"] or "passive",
+        remote=remote,
+        resume=os.environ.get(constants.ENV_RESUME) or spec.run_conf.resume_from_checkpoint,
+        attempt=int(os.environ.get(constants.ENV_ATTEMPT) or job.try_number),
+        identity=_identity(resolved),
+    )
+
+
+def _places(spec: FineTuneJobSpec) -> Places:
+    work = work_dir()
+    base = parse_location(spec.basemodel)
+    local = base.path if base.scheme == "local" else constants.MODEL_DIR
+    model = os.environ.get(constants.ENV_MODEL_DIR) or local
+    return Places(
+        work=work,
+        checkpoints=work / "checkpoints",
+        records=work / "records",
+        model=Path(model),
+        tokenizer=spec.run_conf.tokenizer,
+    )
+
+
+def _precision(spec: FineTuneJobSpec, args: dict[str, Any]) -> str:
+    """auto leaves the choice to the device; torch_dtype float32 asks for fp32 throughout."""
+    if args["bf16"]:
+        return "bf16"
+    if args["fp16"]:
+        return "fp16"
+    return "fp32" if spec.run_conf.model_args.torch_dtype == "float32" else "auto"
+
+
+def _loop(args: dict[str, Any]) -> LoopSettings:
+    save = args["save_strategy"]
+    evaluate = Rhythm(args["eval_strategy"], args["eval_steps"] or 0)
+    return LoopSettings(
+        seed=args["seed"],
+        data_seed=args["data_seed"],
+        sampling=args["train_sampling_strategy"],
+        epochs=float(args["num_train_epochs"]),
+        max_steps=args["max_steps"],
+        label_smoothing=args["label_smoothing_factor"],
+        log=Rhythm(args["logging_strategy"], args["logging_steps"]),
+        log_first_step=args["logging_first_step"],
+        evaluate=evaluate,
+        evaluate_on_start=args["eval_on_start"],
+        evaluate_after=args["eval_delay"] or 0,
+        save=Rhythm(save, args["save_steps"]),
+        save_total_limit=args["save_total_limit"],
+        load_best=args["load_best_model_at_end"],
+        metric_greater_is_better=bool(args["greater_is_better"]),
+        loader={
+            "num_workers": args["dataloader_num_workers"],
+            "pin_memory": args["dataloader_pin_memory"],
+            "prefetch_factor": args["dataloader_prefetch_factor"],
+            "persistent_workers": args["dataloader_persistent_workers"],
+        },
+    )
+
+
+def _optimizer(args: dict[str, Any]) -> OptimizerSettings:
+    return OptimizerSettings(
+        name=args["optim"],
+        learning_rate=args["learning_rate"],
+        weight_decay=args["weight_decay"],
+        beta1=args["adam_beta1"],
+        beta2=args["adam_beta2"],
+        epsilon=args["adam_epsilon"],
+        extra=_optim_args(args["optim_args"]),
+        schedule=args["lr_scheduler_type"],
+        schedule_kwargs=dict(args["lr_scheduler_kwargs"] or {}),
+        warmup=args["warmup_steps"] or 0,
+        max_grad_norm=args["max_grad_norm"],
+    )
+
+
+def _optim_args(text: str | None) -> dict[str, str]:
+    """transformers' own form: key=value, separated by commas. Raises BadConfiguration."""
+    pairs: dict[str, str] = {}
+    for part in (text or "").replace(" ", "").split(","):
+        key, separator, value = part.partition("=")
+        if part and not separator:
+            raise BadConfiguration(
+                f"training_args.optim_args: {part!r} is not of the form key=value, as in momentum=0.9"
+            )
+        if part:
+            pairs[key] = value
+    return pairs
+
+
+def _model(spec: FineTuneJobSpec, args: dict[str, Any]) -> ModelSettings:
+    given = spec.run_conf.model_args
+    loading = {
+        name: getattr(given, name)
+        for name in ("use_safetensors", "variant", "subfolder")
+        if getattr(given, name) is not None
+    }
+    return ModelSettings(
+        dtype=given.torch_dtype,
+        device_map=given.device_map,
+        max_memory=dict(given.max_memory) if given.max_memory else None,
+        attention=given.attn_implementation,
+        use_cache=given.use_cache,
+        gradient_checkpointing=args["gradient_checkpointing"],
+        gradient_checkpointing_kwargs=dict(args["gradient_checkpointing_kwargs"] or {"use_reentrant": False}),
+        loading=loading,
+    )
+
+
+def _adapter(spec: FineTuneJobSpec) -> AdapterSettings:
+    given = spec.peft_conf
+    if isinstance(given, NoPeftConfig):
+        return AdapterSettings("NO_PEFT", {})
+    if isinstance(given, PretrainedPeftConfig):
+        return AdapterSettings("PRETRAINED_PEFT", {}, given.name_or_path)
+    assert isinstance(given, GenericPeftConfig)
+    return AdapterSettings(given.peft_type, dict(given.peft_kwargs))
+
+
+# What must be the same for a checkpoint to be continued: with any other value the result would be neither one run nor
+# the other. Everything else (learning rate, epochs, logging…) may be changed between attempts.
+def _identity(resolved: ResolvedSpec) -> dict[str, Any]:
+    spec = resolved.spec.to_dict()
+    args = resolved.training_args
+    return {
+        "method": spec.get("method", "sft"),
+        "basemodel": spec["basemodel"],
+        "run_conf.model_args.revision": spec["run_conf"]["model_args"].get("revision"),
+        "peft_conf": spec["peft_conf"],
+        "quant_conf": spec.get("quant_conf"),
+        "data_conf": spec["data_conf"],
+        "sft_args": spec.get("sft_args"),
+        "batchsize_conf.total_train_batch_size": resolved.total_batch,
+        "training_args.seed": args["seed"],
+        "training_args.data_seed": args["data_seed"],
+        "training_args.train_sampling_strategy": args["train_sampling_strategy"],
+        "training_args.optim": args["optim"],
+    }
+
+
+def digest(identity: dict[str, Any]) -> str:
+    """A short name of an identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,0 +1,61 @@
+"""SIGTERM and hangs: ending a run so that nothing is lost and the exit code tells the truth."""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from finetune_trainer.train.progress import Progress
+
+ENV_WATCHDOG = "FINETUNE_WATCHDOG_SECONDS"
+WATCHDOG_SECONDS = 1800.0
+
+
+class Stop:
+    """Whether someone asked this process to end. While nothing is at stake (`at_once`), it ends right away."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.at_once: Callable[[], None] | None = None
+
+    def listen(self) -> None:
+        """Takes SIGTERM (Kubernetes) and SIGINT (Ctrl-C)."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._take)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        if self.at_once is not None:
+            self.at_once()
+
+
+class Watchdog:
+    """Ends a process in which nothing has moved for too long, after writing every thread's stack to the log."""
+
+    def __init__(self, progress: Progress, end: Callable[[str], None], seconds: float | None = None) -> None:
+        self._progress = progress
+        self._end = end
+        self._limit = seconds if seconds is not None else float(os.environ.get(ENV_WATCHDOG) or WATCHDOG_SECONDS)
+        self._over = threading.Event()
+
+    def start(self) -> None:
+        if self._limit > 0:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def _watch(self) -> None:
+        while not self._over.wait(min(self._limit / 4, 15.0)):
+            silence = self._progress.silence()
+            if silence > self._limit:
+                sys.stdout.flush()
+                faulthandler.dump_traceback(all_threads=True)
+                self._end(
+                    f"nothing moved for {silence:.0f} s while {self._progress.phase}; the stacks of all threads are in the "
+                    f"log. The next attempt resumes. If a step may take so long, set {ENV_WATCHDOG} in env"
+                )
+                return
