@@ -43,6 +43,7 @@ type container struct {
 	// Of the loop alone.
 	backOff      time.Duration
 	imageBackOff time.Duration
+	runs         int32 // restarts that the next run will have
 	lastStart    time.Time
 }
 
@@ -57,6 +58,10 @@ func newContainer(p *pod, spec *v1.Container, init bool, known []v1.ContainerSta
 	for _, status := range known {
 		if status.Name == spec.Name {
 			c.status = *status.DeepCopy()
+			c.runs = status.RestartCount
+			if status.State.Waiting != nil && status.LastTerminationState.Terminated != nil {
+				c.runs++ // it was waiting to be restarted
+			}
 		}
 	}
 	return c
@@ -163,10 +168,8 @@ func (c *container) delayRestart(ctx context.Context) bool {
 		state = waiting("CrashLoopBackOff", message)
 		c.event(v1.EventTypeWarning, "BackOff", "Back-off restarting failed container %s in pod %s", c.spec.Name, c.podName())
 	}
-	c.set(func(status *v1.ContainerStatus) {
-		status.LastTerminationState, status.State = status.State, state
-		status.RestartCount++
-	})
+	c.set(func(status *v1.ContainerStatus) { status.LastTerminationState, status.State = status.State, state })
+	c.runs = c.restarts() + 1
 	return sleep(ctx, delay)
 }
 
@@ -284,6 +287,9 @@ func (c *container) prepare(ctx context.Context, image *images.Image) (*sandbox,
 	if workingDir == "" {
 		workingDir = image.WorkingDir
 	}
+	if workingDir == "" {
+		workingDir = "/"
+	}
 	security := c.spec.SecurityContext
 	return &sandbox{
 		image: image, hosts: c.pod.hostsFile(), dir: dir, hostname: hosts.Hostname(object), uid: uid, gid: gid,
@@ -385,9 +391,8 @@ func subPath(volume, sub string) (string, error) {
 }
 
 func (c *container) start(s *sandbox) (*running, error) {
-	run := c.restarts()
-	os.Remove(c.logPath(run - 2)) // `kubectl logs --previous` reaches one run back
-	log, err := newContainerLog(c.logPath(run))
+	os.Remove(c.logPath(c.runs - 2)) // `kubectl logs --previous` reaches one run back
+	log, err := newContainerLog(c.logPath(c.runs))
 	if err != nil {
 		return nil, err
 	}
@@ -399,7 +404,7 @@ func (c *container) start(s *sandbox) (*running, error) {
 	}
 	c.lastStart = time.Now()
 	c.set(func(status *v1.ContainerStatus) {
-		c.run = r
+		c.run, status.RestartCount = r, c.runs
 		status.State = v1.ContainerState{Running: &v1.ContainerStateRunning{StartedAt: metav1.NewTime(c.lastStart)}}
 		status.ContainerID, status.ImageID = "localcluster://"+string(uuid.NewUUID()), c.spec.Image
 		status.Ready, status.Started = false, new(bool)
@@ -489,7 +494,7 @@ func (c *container) recordExit(r *running) int32 {
 	}
 	ended.Message = c.terminationMessage(r.exitCode != 0)
 	if !r.started {
-		ended.Reason, ended.Message = "StartError", "failed to start container: "+strings.TrimSpace(logTail(c.logPath(c.restarts())))
+		ended.Reason, ended.Message = "StartError", "failed to start container: "+strings.TrimSpace(logTail(c.logPath(c.runs)))
 		c.event(v1.EventTypeWarning, "Failed", "Error: %s", ended.Message)
 	}
 	c.set(func(status *v1.ContainerStatus) {
@@ -506,7 +511,7 @@ func (c *container) terminationMessage(failed bool) string {
 		return string(content[:min(len(content), terminationLimit)])
 	}
 	if failed && c.spec.TerminationMessagePolicy == v1.TerminationMessageFallbackToLogsOnError {
-		return logTail(c.logPath(c.restarts()))
+		return logTail(c.logPath(c.runs))
 	}
 	return ""
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"finetune-operator.io/localcluster/images"
 	"finetune-operator.io/localcluster/process"
@@ -94,15 +95,11 @@ func (s *sandbox) args() []string {
 			args = append(args, "--bind", b.source, b.target)
 		}
 	}
+	args = append(args, "--dir", s.workingDir)
 	if s.readOnlyRoot {
 		args = append(args, "--remount-ro", "/")
 	}
-	if s.workingDir != "" {
-		args = append(args, "--dir", s.workingDir, "--chdir", s.workingDir)
-	} else {
-		args = append(args, "--chdir", "/")
-	}
-	return append(append(args, "--"), s.command...)
+	return append(append(args, "--chdir", s.workingDir, "--"), s.command...)
 }
 
 // writeAccounts gives the pod's user a name, which Python's getpass and others insist on.
@@ -123,14 +120,15 @@ func writeAccounts(dir string, uid, gid int64) error {
 
 // running is a container's process.
 type running struct {
-	cmd      *exec.Cmd
-	log      *containerLog
-	pid      int // PID 1 of the container, as the host sees it
-	main     *os.Process
-	env      []string
-	done     chan struct{}
-	exitCode int
-	started  bool // the command was found and executed
+	cmd        *exec.Cmd
+	log        *containerLog
+	pid        int // PID 1 of the container, as the host sees it
+	main       *os.Process
+	env        []string
+	workingDir string
+	done       chan struct{}
+	exitCode   int
+	started    bool // the command was found and executed
 }
 
 type bwrapStatus struct {
@@ -152,7 +150,7 @@ func (s *sandbox) start(log *containerLog) (*running, error) {
 		return nil, err
 	}
 	write.Close()
-	r := &running{cmd: cmd, log: log, env: s.env, done: make(chan struct{})}
+	r := &running{cmd: cmd, log: log, env: s.env, workingDir: s.workingDir, done: make(chan struct{})}
 	status := json.NewDecoder(read)
 	var first bwrapStatus
 	if status.Decode(&first) == nil && first.ChildPID != nil {
@@ -197,11 +195,27 @@ func (r *running) signal(signal syscall.Signal) {
 	}
 }
 
-// enter prepares a command that runs inside the container.
+// enter prepares a command that runs inside the container, in the container's working directory.
 func (r *running) enter(command []string) *exec.Cmd {
+	r.awaitCommand()
 	args := []string{"--target", strconv.Itoa(r.pid), "--user", "--mount", "--pid", "--uts", "--ipc", "--preserve-credentials",
-		"--wd=/", "--"}
+		"--", "env", "-C", r.workingDir}
 	cmd := exec.Command("nsenter", append(args, command...)...)
 	cmd.Env = r.env
 	return cmd
+}
+
+// awaitCommand waits until bubblewrap has become the container's command: before that the mounts are not all there.
+func (r *running) awaitCommand() {
+	for {
+		program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", r.pid))
+		if err != nil || filepath.Base(program) != "bwrap" {
+			return
+		}
+		select {
+		case <-r.done:
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }

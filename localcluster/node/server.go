@@ -13,7 +13,7 @@ import (
 	crilogs "k8s.io/cri-client/pkg/logs"
 )
 
-// serve answers the API server for `kubectl logs`.
+// serve answers the API server for `kubectl logs`, `exec` and `port-forward`.
 func (n *Node) serve() error {
 	listener, err := net.Listen("tcp", net.JoinHostPort(n.cfg.IP, strconv.Itoa(n.cfg.Port)))
 	if err != nil {
@@ -22,25 +22,34 @@ func (n *Node) serve() error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", n.logs)
+	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", n.exec)
+	mux.HandleFunc("/portForward/{namespace}/{pod}", n.portForward)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { <-n.ctx.Done(); server.Close() }()
 	go server.Serve(tls.NewListener(listener, n.cfg.TLS))
 	return nil
 }
 
-func (n *Node) find(namespace, name, containerName string) (*container, error) {
+func (n *Node) findPod(namespace, name string) (*pod, error) {
 	for _, p := range n.running() {
-		if object := p.current(); object.Namespace != namespace || object.Name != name {
-			continue
+		if object := p.current(); object.Namespace == namespace && object.Name == name {
+			return p, nil
 		}
-		for _, c := range p.containers() {
-			if c.spec.Name == containerName {
-				return c, nil
-			}
-		}
-		return nil, fmt.Errorf("container %q not found in pod %q", containerName, name)
 	}
 	return nil, fmt.Errorf("pod %q does not exist", name)
+}
+
+func (n *Node) find(namespace, name, containerName string) (*container, error) {
+	p, err := n.findPod(namespace, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range p.containers() {
+		if c.spec.Name == containerName {
+			return c, nil
+		}
+	}
+	return nil, fmt.Errorf("container %q not found in pod %q", containerName, name)
 }
 
 func (n *Node) logs(w http.ResponseWriter, r *http.Request) {
@@ -54,24 +63,35 @@ func (n *Node) logs(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	previous := r.URL.Query().Get("previous") == "true"
-	run, running := c.restarts(), func() bool { return c.running() != nil }
-	if previous {
-		run, running = run-1, func() bool { return false }
-	} else if _, err := os.Stat(c.logPath(run)); err != nil && run > 0 {
-		run-- // waiting to be restarted: the last run's log is the current one
-	}
-	if _, err := os.Stat(c.logPath(run)); err != nil {
-		kind := ""
-		if previous {
-			kind = "previous terminated "
-		}
-		http.Error(w, fmt.Sprintf("%scontainer %q in pod %q not found", kind, c.spec.Name, r.PathValue("pod")), http.StatusBadRequest)
+	run, err := c.logRun(r.URL.Query().Get("previous") == "true")
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	running := func() bool { return c.running() != nil && c.restarts() == run }
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	// The answer has begun: an error can only end it.
 	_ = readLog(r.Context(), c.logPath(run), options, running, flushWriter{w})
+}
+
+// logRun chooses a run as the kubelet does: of a container that waits, the last one that ended is shown either way.
+func (c *container) logRun(previous bool) (int32, error) {
+	c.pod.mu.Lock()
+	defer c.pod.mu.Unlock()
+	run, state, name := c.status.RestartCount, c.status.State, c.pod.object.Name
+	if waits := state.Waiting; waits != nil && c.status.LastTerminationState.Terminated == nil {
+		return 0, fmt.Errorf("container %q in pod %q is waiting to start: %s", c.spec.Name, name, waits.Reason)
+	}
+	if previous && state.Waiting == nil {
+		run--
+	}
+	if _, err := os.Stat(c.logPath(run)); err != nil {
+		if previous {
+			return 0, fmt.Errorf("previous terminated container %q in pod %q not found", c.spec.Name, name)
+		}
+		return 0, fmt.Errorf("container %q in pod %q has no log any more", c.spec.Name, name)
+	}
+	return run, nil
 }
 
 func logOptions(query url.Values) (*crilogs.LogOptions, error) {

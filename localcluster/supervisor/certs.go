@@ -18,6 +18,9 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
+// frontProxy is the user under whose name the API server passes requests on to aggregated APIs.
+const frontProxy = "front-proxy-client"
+
 const validity = 10 * 365 * 24 * time.Hour
 
 type authority struct {
@@ -61,7 +64,7 @@ func (a *authority) create() error {
 	if err != nil {
 		return err
 	}
-	template := newTemplate("localcluster", nil)
+	template := newTemplate("localcluster-ca", nil)
 	template.IsCA, template.BasicConstraintsValid = true, true
 	template.KeyUsage |= x509.KeyUsageCertSign
 	if err := a.sign("ca", template, template, key.Public(), key); err != nil {
@@ -134,6 +137,7 @@ func (a *authority) issueAll(ip string) error {
 	}{
 		{"server", "localcluster", nil, names},
 		{"apiserver-client", "kube-apiserver", nil, nil},
+		{"front-proxy", frontProxy, nil, nil},
 		{"admin", "admin", admins, nil},
 		{"node", "localcluster-node", admins, nil},
 		{"controller-manager", "system:kube-controller-manager", nil, nil},

@@ -20,6 +20,10 @@ func (s *supervisor) apiserverArgs() []string {
 		"--bind-address=" + s.ip(), "--advertise-address=" + s.ip(), "--secure-port=" + port(s.Ports["apiserver"]),
 		"--tls-cert-file=" + s.ca.file("server.crt"), "--tls-private-key-file=" + s.ca.file("server.key"),
 		"--client-ca-file=" + s.ca.file("ca.crt"),
+		"--requestheader-client-ca-file=" + s.ca.file("ca.crt"), "--requestheader-allowed-names=" + frontProxy,
+		"--requestheader-username-headers=X-Remote-User", "--requestheader-group-headers=X-Remote-Group",
+		"--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--proxy-client-cert-file=" + s.ca.file("front-proxy.crt"), "--proxy-client-key-file=" + s.ca.file("front-proxy.key"),
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local",
 		"--service-account-key-file=" + s.ca.file("sa.key"), "--service-account-signing-key-file=" + s.ca.file("sa.key"),
 		"--authorization-mode=RBAC", "--service-cluster-ip-range=" + serviceRange, "--allow-privileged",
@@ -35,20 +39,21 @@ func (s *supervisor) controllerArgs() []string {
 	config := s.ca.file("controller-manager.kubeconfig")
 	return append(s.serving("controller-manager"),
 		"--kubeconfig="+config, "--authentication-kubeconfig="+config, "--authorization-kubeconfig="+config,
-		"--leader-elect=false", "--use-service-account-credentials",
+		"--leader-elect=false", "--kube-api-qps=200", "--kube-api-burst=400", "--use-service-account-credentials",
 		"--service-account-private-key-file="+s.ca.file("sa.key"), "--root-ca-file="+s.ca.file("ca.crt"),
 		"--cluster-signing-cert-file="+s.ca.file("ca.crt"), "--cluster-signing-key-file="+s.ca.file("ca.key"),
 		// Endpoints cannot hold loopback addresses: the node writes names into the pods' hosts files instead.
 		"--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller",
-		// A deleted pod's owner and a released claim's volume are looked at sooner than in a real cluster.
-		"--pvclaimbinder-sync-period=5s",
+		// A new node's taint is lifted within a second.
+		"--node-monitor-period=1s",
 	)
 }
 
 func (s *supervisor) schedulerArgs() []string {
 	config := s.ca.file("scheduler.kubeconfig")
 	return append(s.serving("scheduler"),
-		"--kubeconfig="+config, "--authentication-kubeconfig="+config, "--authorization-kubeconfig="+config, "--leader-elect=false")
+		"--kubeconfig="+config, "--authentication-kubeconfig="+config, "--authorization-kubeconfig="+config,
+		"--leader-elect=false", "--kube-api-qps=200", "--kube-api-burst=400")
 }
 
 func (s *supervisor) serving(name string) []string {

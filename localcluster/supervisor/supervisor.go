@@ -82,13 +82,16 @@ func (s *supervisor) run(ctx context.Context, ready func()) error {
 	if err := s.start("kube-scheduler", s.schedulerArgs()...); err != nil {
 		return err
 	}
+	if err := step("node "+node.Name+" is registered", s.startNode(ctx)); err != nil {
+		return err
+	}
 	if err := step("kube-controller-manager is ready", s.healthy("controller-manager", "/healthz")); err != nil {
 		return err
 	}
 	if err := step("kube-scheduler is ready", s.healthy("scheduler", "/readyz")); err != nil {
 		return err
 	}
-	if err := step("node "+node.Name+" is Ready", s.startNode(ctx)); err != nil {
+	if err := step("node "+node.Name+" is Ready", s.awaitNode); err != nil {
 		return err
 	}
 	ready()
@@ -250,9 +253,9 @@ func poll(ctx context.Context, done func() bool) error {
 	return nil
 }
 
-// startNode starts the node under the cluster's context and waits until pods can be scheduled to it.
+// startNode starts the node, which lives as long as the cluster.
 func (s *supervisor) startNode(life context.Context) func(context.Context) error {
-	return func(ctx context.Context) error {
+	return func(context.Context) error {
 		pair, err := tls.LoadX509KeyPair(s.ca.file("server.crt"), s.ca.file("server.key"))
 		if err != nil {
 			return err
@@ -265,15 +268,16 @@ func (s *supervisor) startNode(life context.Context) func(context.Context) error
 			Images:  &images.Catalog{File: filepath.Join(s.project, "localcluster", "images.yaml"), Project: s.project},
 			Version: version.Get().GitVersion,
 		})
-		if err != nil {
-			return err
-		}
-		client, err := kubernetes.NewForConfig(s.kubernetes)
-		if err != nil {
-			return err
-		}
-		return poll(ctx, func() bool { return nodeReady(ctx, client) })
+		return err
 	}
+}
+
+func (s *supervisor) awaitNode(ctx context.Context) error {
+	client, err := kubernetes.NewForConfig(s.kubernetes)
+	if err != nil {
+		return err
+	}
+	return poll(ctx, func() bool { return nodeReady(ctx, client) })
 }
 
 // nodeReady says whether the node takes pods: a new node is tainted until the controllers have seen it.
