@@ -12,6 +12,10 @@ from .labels import LABEL_TRAINING
 from .types import Object, Observed
 
 
+# What is younger is not waiting for anything, it is just new: volumes bind and images come within moments.
+SETTLE_SECONDS = 4.0
+
+
 @dataclass(frozen=True)
 class Context:
     """One FineTuneJob at one moment. `attempts`: the history including what the live Jobs show."""
@@ -71,6 +75,11 @@ class Context:
     @property
     def claims(self) -> tuple[Object, ...]:
         return tuple(claim for claim in (self.observed.cache, self.observed.checkpoints) if claim)
+
+    def settled(self, job: Object) -> bool:
+        """Whether a Job's pods have had the time to start."""
+        started = (job.get("status") or {}).get("startTime") or job["metadata"].get("creationTimestamp")
+        return self.seconds_since(started) >= SETTLE_SECONDS
 
     def seconds_since(self, timestamp: str | None) -> float:
         return times.age(timestamp, self.now)

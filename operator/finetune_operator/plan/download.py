@@ -5,7 +5,7 @@ from finetune_api import constants
 from ..builders.config_map import download_config
 from ..builders.download_job import download_job
 from . import attempts, endings, times
-from .context import Context, pod_ended
+from .context import SETTLE_SECONDS, Context, pod_ended
 from .retry import next_try
 from .types import (
     DOWNLOADING,
@@ -58,8 +58,10 @@ def _follow(context: Context, job: Object) -> Verdict:
     pods = endings.newest_by_index(context.pods_of(job))
     if any((pod.get("status") or {}).get("phase") == "Running" or pod_ended(pod) for pod in pods):
         return Verdict(DOWNLOADING, "Downloading", "model and data are being downloaded and checked")
-    waiting = why_waiting(PENDING, (job,), tuple(pods), context.claims, context.observed.warnings)
-    return waiting or Verdict(PENDING, "DownloadStarting", "the download pod is being started", requeue=5)
+    waiting = None
+    if context.settled(job):
+        waiting = why_waiting(PENDING, (job,), tuple(pods), context.claims, context.observed.warnings)
+    return waiting or Verdict(PENDING, "DownloadStarting", "the download pod is being started", requeue=SETTLE_SECONDS)
 
 
 def _again(context: Context, ends: list[tuple[Object, End]], last: End) -> Step:

@@ -1,7 +1,7 @@
 """A train Job that is there and has not ended: queued, waiting for something, starting, or training."""
 
 from . import endings
-from .context import Context
+from .context import SETTLE_SECONDS, Context
 from .types import QUEUED, RETRYING, STARTING, TRAINING, Object, Step, Verdict
 from .waiting import why_waiting
 
@@ -20,10 +20,14 @@ def follow(context: Context) -> Step:
     pods = tuple(pod for pod in endings.newest_by_index(context.pods_of(job)))
     if pods and all((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
         return Step(verdict=_running(context, pods))
-    waiting = why_waiting(STARTING, (job,), pods, context.claims, context.observed.warnings)
+    waiting = None
+    if context.settled(job):
+        waiting = why_waiting(STARTING, (job,), pods, context.claims, context.observed.warnings)
     if waiting and waiting.reason == "Unschedulable":
         waiting = Verdict(QUEUED, waiting.reason, waiting.message, requeue=waiting.requeue)
-    return Step(verdict=waiting or Verdict(STARTING, "PodStarting", "the train pod is being started", requeue=5))
+    return Step(
+        verdict=waiting or Verdict(STARTING, "PodStarting", "the train pod is being started", requeue=SETTLE_SECONDS)
+    )
 
 
 def _queued(context: Context) -> Verdict:
