@@ -1,6 +1,6 @@
 """The REST calls that find or make a job's MLflow run on the operator's own server; no mlflow import (3 s, 100 MB).
 
-A run carries the FineTuneJob's uid and the training's hash as tags and is searched by them first: a crash between
+A run carries the FineTuneJob's uid as a tag, as the trainer's own runs do, and is searched by it first: a crash between
 making the run and writing it down leads to the same run, not to a second one.
 """
 
@@ -11,7 +11,6 @@ import aiohttp
 
 from finetune_api import constants
 
-from .plan.labels import LABEL_TRAINING
 from .plan.types import TrackedRun
 
 TIMEOUT_SECONDS = 4.0
@@ -30,14 +29,12 @@ class MlflowClient:
         self._uri = uri.rstrip("/")
         self._public_url = (public_url or uri).rstrip("/")
 
-    async def ensure_run(
-        self, experiment: str, run_name: str, uid: str, training: str, tags: dict[str, str]
-    ) -> TrackedRun:
-        """The run of this job's training, found by its tags or made. Raises TrackingError."""
+    async def ensure_run(self, experiment: str, run_name: str, identity: str, tags: dict[str, str]) -> TrackedRun:
+        """The run of this training, found by its tag or made. `identity`: Request.identity. Raises TrackingError."""
         try:
             experiment_id = await self._experiment(experiment)
-            run_id = await self._find(experiment_id, uid, training)
-            run_id = run_id or await self._create(experiment_id, run_name, uid, training, tags)
+            run_id = await self._find(experiment_id, identity)
+            run_id = run_id or await self._create(experiment_id, run_name, identity, tags)
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise TrackingError(f"{self._uri} does not answer: {error or type(error).__name__}") from error
         except (KeyError, TypeError, ValueError) as error:
@@ -61,22 +58,19 @@ class MlflowClient:
                 return str(made["experiment_id"])
         raise TrackingError(f"experiment {name!r} can be neither found nor made")
 
-    async def _find(self, experiment_id: str, uid: str, training: str) -> str | None:
+    async def _find(self, experiment_id: str, identity: str) -> str | None:
         query = {
             "experiment_ids": [experiment_id],
-            "filter": f"tags.`{constants.LABEL_JOB_UID}` = '{uid}'",
-            "max_results": 50,
+            "filter": f"tags.`{constants.LABEL_JOB_UID}` = '{identity}'",
+            "max_results": 1,
             "order_by": ["attributes.start_time ASC"],
         }
         answer = await self._call("POST", "/runs/search", query) or {}
-        for run in answer.get("runs") or []:
-            tags = {tag["key"]: tag["value"] for tag in run.get("data", {}).get("tags") or []}
-            if tags.get(LABEL_TRAINING, training) == training:
-                return str(run["info"]["run_id"])
-        return None
+        runs = answer.get("runs") or []
+        return str(runs[0]["info"]["run_id"]) if runs else None
 
-    async def _create(self, experiment_id: str, name: str, uid: str, training: str, tags: dict[str, str]) -> str:
-        marked = {**tags, constants.LABEL_JOB_UID: uid, LABEL_TRAINING: training}
+    async def _create(self, experiment_id: str, name: str, identity: str, tags: dict[str, str]) -> str:
+        marked = {**tags, constants.LABEL_JOB_UID: identity}
         body = {
             "experiment_id": experiment_id,
             "run_name": name,

@@ -21,6 +21,7 @@ from .kube.client import KubeClient
 from .kube.resources import FINETUNEJOB
 from .mlflow import MlflowClient, TrackingError
 from .observe import observe
+from .plan.identity import identified
 from .plan.plan import plan
 from .plan.types import Create, Decisions, Object, Observed
 from .plan.validate import InvalidSpecError, request_for
@@ -99,7 +100,7 @@ class Reconciler:
         return decisions
 
     async def _with_run(self, observed: Observed) -> Observed:
-        request = request_for(observed.job, self._settings)
+        request = identified(request_for(observed.job, self._settings), observed.checkpoints)
         tracking = request.spec.tracking
         assert tracking is not None, "the plan asks for a run only where there is tracking"
         name = tracking.run_name or request.name
@@ -107,8 +108,7 @@ class Reconciler:
             run = await self._mlflow.ensure_run(
                 tracking.experiment_name,
                 name,
-                request.uid,
-                request.training,
+                request.identity,
                 {"finetune.namespace": request.namespace, "finetune.name": request.name},
             )
             return replace(observed, tracked_run=run)

@@ -22,5 +22,4 @@ def render(spec: dict[str, Any], name: str, namespace: str, settings: Settings |
     objects += [checkpoints_claim(wanted), download_config(wanted), download_job(wanted), try_config(wanted, 1, None)]
     if wanted.nodes > 1:
         objects.append(rendezvous_service(wanted, 1))
-    resume = wanted.spec.run_conf.resume_from_checkpoint in (False, "auto")
-    return [*objects, train_job(wanted, 1, resume, None)]
+    return [*objects, train_job(wanted, 1, False, None)]

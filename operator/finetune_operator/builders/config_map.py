@@ -35,7 +35,7 @@ def _job_config(request: Request, number: int, run: TrackedRun | None) -> str:
     return JobConfig(
         name=request.name,
         namespace=request.namespace,
-        uid=request.uid,
+        uid=request.identity,
         try_number=number,
         spec={key: value for key, value in request.spec.to_dict().items() if key not in MUTABLE_KEYS},
         tracked_run=tracked,

@@ -23,7 +23,7 @@ def _common(request: Request, own: dict[str, str]) -> list[Object]:
         constants.ENV_CONFIG: constants.CONFIG_FILE,
         constants.ENV_JOB_NAME: request.name,
         constants.ENV_JOB_NAMESPACE: request.namespace,
-        constants.ENV_JOB_UID: request.uid,
+        constants.ENV_JOB_UID: request.identity,
         constants.ENV_WORK_DIR: constants.WORK_DIR,
         constants.ENV_MODEL_DIR: constants.MODEL_DIR,
         constants.ENV_MODEL_CACHE_DIR: constants.MODEL_CACHE_DIR,

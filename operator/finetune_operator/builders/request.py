@@ -22,10 +22,16 @@ class Request:
     training: str  # spec_hash of the training: which of the job's trainings these children belong to
     settings: Settings
     notices: tuple[str, ...] = ()
+    later: bool = False  # not the first training of this FineTuneJob, but one after a changed spec
 
     @property
     def spec(self) -> FineTuneJobSpec:
         return self.resolved.spec
+
+    @property
+    def identity(self) -> str:
+        """Whose checkpoints and MLflow run are this training's own: see plan/identity.py."""
+        return f"{self.uid}-{self.training}" if self.later else self.uid
 
     @property
     def nodes(self) -> int:

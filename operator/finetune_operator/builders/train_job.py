@@ -19,7 +19,7 @@ DEFAULT_GIB = 64.0
 
 
 def train_job(request: Request, number: int, resume: bool, run: TrackedRun | None) -> Object:
-    """`resume`: every run of these pods starts from the newest complete checkpoint, if there is one."""
+    """`resume`: later attempts continue from the newest checkpoint whatever run_conf says of the first."""
     pod_volumes, mounts = volumes(request, constants.ROLE_TRAIN, request.try_name(number))
     env = environment(request, _own(request, number, resume, run))
     body = container(
@@ -42,8 +42,9 @@ def train_job(request: Request, number: int, resume: bool, run: TrackedRun | Non
             "completions": request.nodes,
             "parallelism": request.nodes,
             "backoffLimit": 0,
-            # Only a pod that will resume, and that has no peers, may be replaced within the Job (decisions.md 9).
-            "podFailurePolicy": {"rules": failure_rules(constants.ROLE_TRAIN, ignore=resume and request.nodes == 1)},
+            # The trainer continues its own checkpoints, so the Job may replace a pod that was taken away; of several
+            # only the evicted one would be replaced, and its peers would fail (decisions.md 9).
+            "podFailurePolicy": {"rules": failure_rules(constants.ROLE_TRAIN, ignore=request.nodes == 1)},
             **({"suspend": True} if request.spec.queue_name else {}),
             "template": template,
         },

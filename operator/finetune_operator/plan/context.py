@@ -11,7 +11,6 @@ from . import attempts, endings, times
 from .labels import LABEL_TRAINING
 from .types import Object, Observed
 
-
 # What is younger is not waiting for anything, it is just new: volumes bind and images come within moments.
 SETTLE_SECONDS = 4.0
 

@@ -18,6 +18,7 @@ from .conditions import conditions, is_true
 from .context import Context, jobs_of
 from .download import download
 from .drift import repair
+from .identity import identified
 from .notices import notices
 from .outcome import settle
 from .running import follow
@@ -101,7 +102,7 @@ def _context(observed: Observed, request: Request, settings: Settings, now: date
     jobs = tuple(jobs_of(observed, constants.ROLE_TRAIN, request.training))
     suspended = bool((observed.job.get("spec") or {}).get("suspend"))
     history = attempts.with_live_jobs(recorded, jobs, observed.pods, suspended, times.render(now))
-    return Context(observed, request, settings, now, history)
+    return Context(observed, identified(request, observed.checkpoints), settings, now, history)
 
 
 def _decided(

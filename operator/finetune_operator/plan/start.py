@@ -3,9 +3,8 @@
 from ..builders.config_map import try_config
 from ..builders.train_job import rendezvous_service, train_job
 from . import times
-from .context import Context, training_of
+from .context import Context
 from .retry import next_try
-from .storage import is_own
 from .tracking import known_run
 from .types import PENDING, QUEUED, RETRY, RETRYING, STARTING, Create, Step, Verdict
 
@@ -35,24 +34,7 @@ def start_try(context: Context) -> Step:
     creates = [Create(try_config(context.request, number, run))]
     if context.request.nodes > 1:
         creates.append(Create(rendezvous_service(context.request, number)))
-    creates.append(Create(train_job(context.request, number, resumes(context, number), run)))
+    creates.append(Create(train_job(context.request, number, bool(context.attempts), run)))
     phase = QUEUED if context.request.spec.queue_name else RETRYING if context.attempts else STARTING
     message = f"Job {context.request.try_name(number)} is being started"
     return Step(tuple(creates), Verdict(phase, "TryStarting", message, requeue=5))
-
-
-def resumes(context: Context, number: int) -> bool:
-    """Whether the pods of this try continue from the newest checkpoint.
-
-    Later attempts always do. A first one does what run_conf.resume_from_checkpoint says; but on a volume that only this
-    training has used, continuing if there is a checkpoint is the same as starting over if there is none, and it lets
-    the Job's own replacements of a preempted pod (or Kueue's restart) resume, whose environment is fixed.
-    """
-    if context.attempts:
-        return True
-    wanted = context.request.spec.run_conf.resume_from_checkpoint
-    if wanted is not False:
-        return wanted == "auto"  # true (a checkpoint must exist) and a path are for the trainer to check
-    claim = context.observed.checkpoints
-    fresh = claim is None or (is_own(claim, context.request.uid) and training_of(claim) == context.request.training)
-    return fresh and number == 1

@@ -170,24 +170,23 @@ def test_owner_references_of_a_live_job(world):
     assert (owner["uid"], owner["controller"], owner["kind"]) == ("uid-1", True, "FineTuneJob")
 
 
-@pytest.mark.parametrize(
-    ("wanted", "value", "rule"),
-    [(False, "auto", "Ignore"), ("auto", "auto", "Ignore"), (True, None, "FailJob"), ("/workdir/x", None, "FailJob")],
-)
-def test_the_first_attempt_resumes_as_the_manifest_says(world, wanted, value, rule):
-    """On a fresh volume false and auto are the same, so that a pod that the Job replaces can resume."""
-    world.spec["run_conf"] = {"resume_from_checkpoint": wanted}
-    rendered = objects(world)
-    assert env(rendered, "train").get("FINETUNE_RESUME", {}).get("value") == value
-    assert rendered["Job/train"]["spec"]["podFailurePolicy"]["rules"][1]["action"] == rule
+def test_the_first_attempt_does_what_the_manifest_says(world):
+    """It is in the configuration; the environment overrides it from the second attempt on."""
+    assert "FINETUNE_RESUME" not in env(objects(world), "train")
 
 
-def test_an_adopted_volume_is_not_fresh(world):
-    world.spec["adoptCheckpoints"] = True
-    claim = world.claim(uid="uid-of-an-earlier-job")
-    job = next(a.body for a in world.downloaded().plan(checkpoints=claim).actions if a.body["kind"] == "Job")
-    names = [entry["name"] for entry in job["spec"]["template"]["spec"]["containers"][0]["env"]]
-    assert "FINETUNE_RESUME" not in names
+def test_a_training_after_a_changed_spec_does_not_take_the_checkpoints_before_it_for_its_own(world):
+    claim = world.claim()
+    first = _config(world.downloaded().plan(checkpoints=claim))
+    world.spec["training_args"]["learning_rate"] = 0.5
+    later = _config(world.downloaded().plan(checkpoints=claim))
+    assert first["uid"] == "uid-1"
+    assert later["uid"] == f"uid-1-{world.training}"
+
+
+def _config(decisions):
+    config = next(action.body for action in decisions.actions if action.body["kind"] == "ConfigMap")
+    return json.loads(config["data"]["job.json"])
 
 
 def test_the_configuration_is_immutable_and_deterministic(world):

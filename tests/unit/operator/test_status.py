@@ -114,7 +114,8 @@ def test_the_history_is_capped_and_keeps_every_failure():
         ({"labels": {"a": "b"}}, True),
         ({"ttlSecondsAfterFinished": 5}, True),
         ({"tracking": None}, True),
-        ({"maxAttempts": 9}, False),
+        ({"maxAttempts": 9}, True),
+        ({"terminationGracePeriodSeconds": 60}, False),
         ({"basemodel": "s3://other/model"}, False),
     ],
 )
