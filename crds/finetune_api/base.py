@@ -13,7 +13,7 @@ from pydantic.alias_generators import to_camel
 class SpecModel(BaseModel):
     """A section whose keys are snake_case in YAML, as in the engine's config schema."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=False)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class CamelModel(SpecModel):
@@ -26,7 +26,12 @@ class ReportModel(BaseModel):
     """What pods and the operator report. Reads both spellings and ignores unknown keys, so that versions may differ."""
 
     model_config = ConfigDict(
-        extra="ignore", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, serialize_by_alias=True
+        extra="ignore",
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        defer_build=True,
     )
 
     def to_dict(self) -> dict[str, Any]:

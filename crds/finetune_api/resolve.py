@@ -32,7 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "runTensorboard": False,
 }
 # Keys that may change while an attempt lives: they are no part of the frozen configuration.
-MUTABLE_KEYS = ("suspend", "labels", "annotations", "ttlSecondsAfterFinished")
+MUTABLE_KEYS = ("suspend", "labels", "annotations", "ttlSecondsAfterFinished", "maxAttempts")
 
 
 @dataclass(frozen=True)

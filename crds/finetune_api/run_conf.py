@@ -7,7 +7,8 @@ from pydantic import Field
 from finetune_api.base import LocationText, SpecModel, Text, Word
 from finetune_api.constants import MODEL_DIR
 
-DeviceMap = Annotated[dict[Word, int | Word], Field(max_length=256)]
+ModuleName = Annotated[str, Field(max_length=128)]  # "" is the whole model
+DeviceMap = Annotated[dict[ModuleName, int | Word], Field(max_length=256)]
 MaxMemory = Annotated[dict[Word, int | Word], Field(max_length=64)]
 Proxies = Annotated[dict[Word, Text], Field(max_length=16)]
 

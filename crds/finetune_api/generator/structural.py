@@ -94,6 +94,8 @@ class Converter:
         converted = {**described, **self._convert_shape(schema, path)}
         if nullable and self.keep_nullable:
             converted["nullable"] = True
+            if "enum" in converted:
+                converted["enum"] = [*converted["enum"], None]
         return converted
 
     def _resolve(self, schema: Schema, path: Path) -> Schema:
