@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_WIDTH = 24
 MAX_LOSSES = 512
+PLAIN_SECONDS = 5.0
 # Conditions that say nothing beyond the phase while all goes well.
 QUIET_WHEN_TRUE = {"Reconciling", "Complete", "Ready"}
 PHASE_STYLES = {"Succeeded": "green", "Failed": "red", "Suspended": "yellow", "Stalled": "yellow"}
@@ -94,6 +95,12 @@ def noteworthy_conditions(status: Status) -> list[str]:
     return lines
 
 
+def needs_attention(status: Status) -> bool:
+    """Whether a condition says more than what the job waits for."""
+    conditions = status.get("conditions") or []
+    return any(one.get("status") == "True" and one["type"] not in QUIET_WHEN_TRUE for one in conditions)
+
+
 def sparkline(values: list[float], width: int = SPARK_WIDTH) -> str:
     """The course of `values` as a row of blocks, oldest first, averaged down to `width`."""
     if len(values) < 2:
@@ -106,11 +113,13 @@ def sparkline(values: list[float], width: int = SPARK_WIDTH) -> str:
 
 
 class PlainView:
-    """A line for each change, for pipes and logs."""
+    """A line for each change, for pipes and logs; while only the step moves on, a line every few seconds."""
 
     def __init__(self) -> None:
         self._last = ""
+        self._phase: str | None = None
         self._said: set[str] = set()
+        self._next = 0.0
 
     def __enter__(self) -> PlainView:
         return self
@@ -119,9 +128,12 @@ class PlainView:
         return None
 
     def update(self, status: Status) -> None:
-        line = "  ".join(filter(None, [status.get("phase") or "Pending", progress_text(status.get("progress") or {})]))
-        if line != self._last:
-            self._last = line
+        phase, progress = status.get("phase") or "Pending", status.get("progress") or {}
+        line = "  ".join(filter(None, [phase, progress_text(progress)]))
+        moment = time.monotonic()
+        is_last = progress.get("step") is not None and progress.get("step") == progress.get("totalSteps")
+        if line != self._last and (phase != self._phase or is_last or moment >= self._next):
+            self._last, self._phase, self._next = line, phase, moment + PLAIN_SECONDS
             self.message(line)
         for text in [dataset_text(status.get("dataset") or {}), *noteworthy_conditions(status)]:
             if text and text not in self._said:
@@ -174,7 +186,8 @@ class TerminalView:
         numbers = [part for part in progress_text(progress).split("  ") if not part.startswith(("step ", "ETA "))]
         if numbers and numbers[0]:
             rows.append(Text("  " + "   ".join(filter(None, [*numbers, sparkline(self._losses)])), no_wrap=True))
-        rows.extend(Text(f"  {text}", style="yellow") for text in noteworthy_conditions(self._status))
+        style = "yellow" if needs_attention(self._status) else "dim"
+        rows.extend(Text(f"  {text}", style=style) for text in noteworthy_conditions(self._status))
         return Group(*rows)
 
     def _headline(self) -> RenderableType:
