@@ -99,7 +99,7 @@ def _type(schema: Mapping[str, object]) -> str:
     if "enum" in schema:
         values = schema["enum"]
         assert isinstance(values, list)
-        return " \\| ".join(f"`{value}`" for value in values if value is not None)
+        return " \\| ".join(f"`{value}`" for value in values)
     if schema.get("x-kubernetes-int-or-string"):
         return "integer or string"
     kind = schema.get("type")

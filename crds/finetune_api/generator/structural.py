@@ -92,10 +92,8 @@ class Converter:
         described = {"description": _description(schema, path)} if "description" in schema else {}
         schema, nullable = self._without_null(schema, path)
         converted = {**described, **self._convert_shape(schema, path)}
-        if nullable and self.keep_nullable:
+        if nullable and self.keep_nullable and "enum" not in converted:  # an enum refuses null even if it lists it
             converted["nullable"] = True
-            if "enum" in converted:
-                converted["enum"] = [*converted["enum"], None]
         return converted
 
     def _resolve(self, schema: Schema, path: Path) -> Schema:

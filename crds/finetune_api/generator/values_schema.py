@@ -82,7 +82,7 @@ def _convert(schema: Schema, in_list: bool = False) -> Schema:
         if bound in schema:
             converted[exclusive if schema.get(exclusive) else bound] = schema[bound]
     if "enum" in schema:
-        converted["enum"] = [*(one for one in schema["enum"] if one is not None), None]
+        converted["enum"] = [*schema["enum"], None]
     if "items" in schema:
         converted["items"] = _convert(schema["items"], in_list=True)
     if "properties" in schema:
