@@ -1,8 +1,8 @@
 """PID 1 of the train container: starts the training processes, passes signals on, and says how it ended.
 
-Written for this because the usual launchers do not do it (docs/adr): `accelerate launch` on CPU starts one process instead
-of two, turns exit codes into 1 and does not pass SIGTERM on; torchrun kills its processes 30 s after SIGTERM. Imports no
-torch: it must listen to signals at once.
+Written for this because the usual launchers do not do it (docs/adr): `accelerate launch` on CPU starts one process
+instead of two, turns exit codes into 1 and does not pass SIGTERM on; torchrun kills its processes 30 s after SIGTERM.
+Imports no torch: it must listen to signals at once.
 """
 
 import json
@@ -110,7 +110,7 @@ def _free_port() -> int:
 def watch(ranks: Ranks, grace: float) -> bool:
     """Waits until every process has ended; whether the pod was told to stop.
 
-    A signal is passed on, and the processes have the grace period less MARGIN_SECONDS; a second Ctrl-C ends them at once.
+    A signal is passed on, and the processes have the grace period less MARGIN_SECONDS; a second Ctrl-C ends them now.
     When one dies by itself the others, which wait for it in vain, follow after PEER_SECONDS.
     """
     stopped = False
@@ -197,7 +197,10 @@ def _check_world(base: TerminationReport, results: Mapping[int, dict[str, Any]],
     if sizes == {count} and len(results) == count:
         return base
     return _said(
-        base, "InternalError", ExitCode.INTERNAL, f"{count} processes were started, but they met as {sorted(sizes)}"
+        base,
+        "InternalError",
+        ExitCode.INTERNAL,
+        f"{count} processes were started, but they met as {sorted(map(str, sizes))}",
     )
 
 
@@ -228,7 +231,7 @@ def _crash_text(rank: int, code: int, count: int) -> str:
 
 
 def leave(report: TerminationReport, job_name: str) -> None:
-    """Says it three times: in the log, in the termination message, on the job's volume (a deleted pod has no message)."""
+    """Says it three times: in the log, in the termination message, on the volume (a deleted pod has no message)."""
     line = f"{job_name}: {report.reason or 'Completed'} (exit code {report.exit_code or 0})"
     print(f"{line}: {report.message}" if report.message else line, flush=True)
     name = os.environ.get(constants.ENV_POD_NAME) or f"attempt-{report.attempt or 1}"

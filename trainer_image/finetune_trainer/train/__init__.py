@@ -1,1 +1,1 @@
-"""Training: from a configuration and examples to an exported model. `run.py` reads top to bottom; each stage stands alone."""
+"""Training: from a configuration and examples to an exported model. `run.py` reads top to bottom."""

@@ -14,19 +14,27 @@ from finetune_trainer.errors import BadConfiguration, InputMissing
 from finetune_trainer.train.settings import AdapterSettings
 
 # Arguments of LoraConfig that train, save, resume and merge here.
-LORA_ARGUMENTS = frozenset(
-    "r target_modules exclude_modules lora_alpha lora_dropout fan_in_fan_out bias use_rslora modules_to_save "
-    "init_lora_weights layers_to_transform layers_pattern rank_pattern alpha_pattern use_dora lora_bias "
-    "target_parameters trainable_token_indices ensure_weight_tying".split()
+LORA_ARGUMENTS = (
+    *("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "lora_bias", "init_lora_weights"),
+    *("target_modules", "exclude_modules", "target_parameters", "modules_to_save", "trainable_token_indices"),
+    *(
+        "layers_to_transform",
+        "layers_pattern",
+        "rank_pattern",
+        "alpha_pattern",
+        "fan_in_fan_out",
+        "ensure_weight_tying",
+    ),
 )
 # The others change the base model's weights as they begin, so the adapter alone would not fit the original base model.
 LORA_INITIALISATIONS = (True, False, "gaussian", "orthogonal")
 
 
-def add_adapter(model: Any, settings: AdapterSettings, vocabulary_grew: bool) -> Any:
+def add_adapter(model: Any, settings: AdapterSettings, new_tokens: bool) -> Any:
     """The model with the adapter to be trained. Draws initial weights from the current random state.
 
-    vocabulary_grew: the embeddings have new rows, which must be trained along. Raises BadConfiguration or InputMissing.
+    new_tokens: the tokenizer got new tokens, whose rows of the embeddings must be trained along.
+    Raises BadConfiguration or InputMissing.
     """
     import peft
 
@@ -36,7 +44,7 @@ def add_adapter(model: Any, settings: AdapterSettings, vocabulary_grew: bool) ->
         raise BadConfiguration(f"peft_conf.peft_type {settings.kind} is not supported; use LORA or NO_PEFT")
     kwargs = copy.deepcopy(settings.kwargs)
     _check_lora(kwargs)
-    if vocabulary_grew:
+    if new_tokens:
         names = [_name_of(model, model.get_input_embeddings()), _name_of(model, model.get_output_embeddings())]
         kwargs["modules_to_save"] = sorted({*(kwargs.get("modules_to_save") or []), *(name for name in names if name)})
     if _touches_embeddings(model, kwargs):
@@ -48,16 +56,16 @@ def add_adapter(model: Any, settings: AdapterSettings, vocabulary_grew: bool) ->
 
 
 def _check_lora(kwargs: dict[str, Any]) -> None:
-    unknown = sorted(set(kwargs) - LORA_ARGUMENTS)
+    unknown = sorted(set(kwargs).difference(LORA_ARGUMENTS))
     if unknown:
         raise BadConfiguration(
-            f"peft_conf.peft_kwargs.{unknown[0]} is not supported for LORA; it takes {', '.join(sorted(LORA_ARGUMENTS))}"
+            f"peft_conf.peft_kwargs.{unknown[0]} is not supported for LORA; these are: {', '.join(LORA_ARGUMENTS)}"
         )
     start = kwargs.get("init_lora_weights", True)
     if start not in LORA_INITIALISATIONS:
         raise BadConfiguration(
-            f"peft_conf.peft_kwargs.init_lora_weights {start!r} changes the base model, so the adapter would not fit the "
-            "original one; use true, gaussian or orthogonal"
+            f"peft_conf.peft_kwargs.init_lora_weights {start!r} changes the base model, so the adapter would not fit "
+            "the original one; use true, gaussian or orthogonal"
         )
 
 
@@ -118,7 +126,7 @@ def base_of(model: Any) -> Any:
 def merged(model: Any, dtype: torch.dtype) -> Any:
     """A plain transformers model with the adapter merged, in `dtype`; the adapter model is consumed.
 
-    Computed in fp32: merging in bf16 would round the adapter's product away; so weights are rounded once, after the sum.
+    Computed in fp32: merging in bf16 would round the adapter's product away. Weights are rounded once, after the sum.
     """
     try:
         whole = model.float()

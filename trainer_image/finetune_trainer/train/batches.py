@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader
 
 from finetune_trainer.data import IGNORED, Example, collate
@@ -98,12 +99,10 @@ def load(
     examples: Examples, plans: Sequence[StepPlan], loader: dict[str, Any]
 ) -> Iterator[tuple[StepPlan, Iterator[MicroBatch]]]:
     """Each step with its micro-batches, which worker processes may prepare ahead. Draws no global random number."""
-    import torch
-
     workers = loader.get("num_workers", 0)
     batches = iter(
         DataLoader(
-            examples,  # type: ignore[arg-type]
+            examples,
             batch_sampler=[rows for plan in plans for rows in plan.micro_rows],
             collate_fn=examples.collate,
             num_workers=workers,

@@ -1,4 +1,4 @@
-"""The folder of checkpoints: names, what is there, what retention removes. The launcher reads it too, so no torch here."""
+"""The folder of checkpoints: names, what is there, what retention removes. The launcher reads it too: no torch here."""
 
 import re
 import shutil

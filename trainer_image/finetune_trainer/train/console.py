@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from typing import Any
 
 logger = logging.getLogger("finetune")
@@ -9,7 +10,15 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50, 
 
 
 def set_up(level: str) -> None:
-    """Our own lines at the level asked for; libraries speak only when something is wrong."""
+    """Our own lines at the level asked for; libraries speak only when something is wrong, and draw no bars."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    if level in ("passive", "info", "detail", "warning"):
+        transformers_logging.set_verbosity_error()
+        warnings.filterwarnings("ignore", category=FutureWarning)
+    else:
+        transformers_logging.set_verbosity(_LEVELS[level])
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     logger.handlers[:] = [handler]

@@ -1,7 +1,7 @@
 """The processes of a job as one world: device, precision, gradient reduction, and small agreements between ranks.
 
-Accelerate places the model and wraps it for data parallelism. Agreements (stop now? sums of counts) go over a gloo group
-of their own, so that they never wait for the GPU.
+Accelerate places the model and wraps it for data parallelism. Agreements (stop now? sums of counts) go over a gloo
+group of their own, so that they never wait for the GPU.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class World:
 
     @property
     def device(self) -> torch.device:
-        return self.accelerator.device  # type: ignore[no-any-return]
+        return torch.device(self.accelerator.device)
 
     @property
     def main(self) -> bool:
@@ -99,7 +99,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
         raise BadConfiguration("training_args.fp16 needs a GPU; use bf16 or neither on CPU")
     if wanted == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise BadConfiguration(
-            f"training_args.bf16: {torch.cuda.get_device_name(device)} cannot compute in bf16; use fp16, or neither for auto"
+            f"training_args.bf16: {torch.cuda.get_device_name(device)} cannot compute in bf16; use fp16, or neither"
         )
     if wanted != "auto":
         return wanted
@@ -112,7 +112,10 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     """Mixed precision of the forward pass; weights keep their own type."""
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16)
+    context: contextlib.AbstractContextManager[Any] = torch.autocast(
+        device.type, dtype=torch.bfloat16 if precision == "bf16" else torch.float16
+    )
+    return context
 
 
 def device_name(device: torch.device) -> str:

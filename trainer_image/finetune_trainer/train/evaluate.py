@@ -34,7 +34,7 @@ def evaluate(
     stopping: Callable[[], bool] = lambda: False,
     beat: Callable[[], None] = lambda: None,
 ) -> Evaluation | None:
-    """The loss over all examples, longest first; None if it was interrupted. `model` must not be a wrapper for training."""
+    """The loss over all examples, longest first; None if it was interrupted. `model` is not wrapped for training."""
     order = sorted(range(len(examples)), key=lambda row: (-examples.lengths[row], row))
     batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     total = torch.zeros((), dtype=torch.float64, device=world.device)

@@ -1,4 +1,4 @@
-"""The result: a model or adapter that others can load, with tokenizer, chat template, model card and training arguments."""
+"""The result: a model or adapter that others can load, with tokenizer, chat template, card and training arguments."""
 
 import json
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from finetune_trainer.train.model_card import Card, model_card
 
 @dataclass(frozen=True)
 class Export:
-    """What goes beside the weights. dtype: the type of exported weights. base_name: what an adapter says its base is."""
+    """What goes beside the weights. dtype: of the exported weights. base_name: what an adapter says its base is."""
 
     tokenizer: Any
     stop_token_ids: tuple[int, ...]
@@ -71,9 +71,8 @@ def _restore(model: Any, export: Export) -> None:
     """The configuration that users of the model want, not the one of training."""
     model.config.use_cache = export.use_cache
     generation = model.generation_config
-    generation.eos_token_id = (
-        list(export.stop_token_ids) if len(export.stop_token_ids) != 1 else export.stop_token_ids[0]
-    )
+    stops = list(export.stop_token_ids)
+    generation.eos_token_id = stops[0] if len(stops) == 1 else stops or None
     generation.pad_token_id = export.pad_token_id
     generation.use_cache = export.use_cache
 
@@ -87,7 +86,7 @@ def _write_companions(folder: Path, model: Any, export: Export, kind: str) -> No
 
 
 def make_saveable(model: Any) -> None:
-    """Puts right a generation configuration that transformers loads but refuses to save (temperature without sampling)."""
+    """Puts right a generation configuration that transformers loads but will not save: temperature without sampling."""
     generation = getattr(model, "generation_config", None)
     if generation is None:
         return

@@ -9,13 +9,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 
 from finetune_api.constants import ExitCode
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.train import sampler
+from finetune_trainer.steps import count_steps
 from finetune_trainer.train.batches import Examples, MicroBatch, StepPlan, load, plan_epoch
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger, step_line
@@ -66,8 +67,8 @@ class Loop:
         self.settings = settings
         self.reporting = reporting
         self.state = state
-        self.steps_per_epoch = sampler.steps_per_epoch(len(parts.train), parts.shape.total)
-        self.total_steps = sampler.total_steps(len(parts.train), parts.shape.total, settings.epochs, settings.max_steps)
+        steps = count_steps(len(parts.train), parts.shape.total, settings.epochs, settings.max_steps)
+        self.steps_per_epoch, self.total_steps = steps.per_epoch, steps.total
         self.saved_step: int | None = state.step or None
         self.evaluated_step: int | None = None
         self._parameters = [one for one in parts.plain.parameters() if one.requires_grad]
@@ -81,6 +82,8 @@ class Loop:
     def run(self) -> bool:
         """Trains to the last step; False if it stopped before, with what was reached saved."""
         self.parts.model.train()
+        self._started = time.monotonic()
+        self._window.restart()
         if self.settings.evaluate_on_start and self.state.step == 0:
             self._evaluate()
         for plan, batches in self._steps():
@@ -102,10 +105,8 @@ class Loop:
                 sampling=self.settings.sampling,
                 start=start,
             )
-            left = self.total_steps - self.state.step
-            yield from load(
-                self.parts.train, [plan for _, plan in zip(range(left), plans, strict=False)], self.settings.loader
-            )
+            left = list(islice(plans, self.total_steps - self.state.step))
+            yield from load(self.parts.train, left, self.settings.loader)
 
     def _step(self, plan: StepPlan, batches: Iterator[MicroBatch]) -> bool:
         """One optimizer step; False if it was given up between micro-batches, leaving the weights as they were."""
@@ -171,9 +172,8 @@ class Loop:
         improved = False
         if settings.evaluate.due(state.step, self.total_steps, ends_epoch) and not self._too_early():
             improved = self._evaluate()
-        if settings.save.due(state.step, self.total_steps, ends_epoch) or (
-            settings.save.strategy == "best" and improved
-        ):
+        best = settings.save.strategy == "best" and improved
+        if best or settings.save.due(state.step, self.total_steps, ends_epoch):
             if improved:
                 state.best_step = state.step
             self._save()
@@ -284,7 +284,7 @@ class Loop:
         return False
 
     def _finish(self) -> bool:
-        """The last evaluation and checkpoint, where the strategies have not made them already; False if told to stop."""
+        """The last evaluation and checkpoint, unless made already; False if told to stop."""
         improved = False
         if self.evaluated_step != self.state.step:
             improved = self._evaluate()
@@ -308,9 +308,10 @@ class _Window:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.learning_rate = 0.0
-        self._reset()
+        self.restart()
 
-    def _reset(self) -> None:
+    def restart(self) -> None:
+        """Begins an empty window now."""
         self.loss = torch.zeros((), dtype=torch.float64, device=self._device)
         self._norm: torch.Tensor | None = None
         self._steps = 0
@@ -339,5 +340,5 @@ class _Window:
             "grad_norm": float(self._norm) if self._norm is not None else 0.0,
             "tokens_per_second": round(self._tokens / seconds, 1),
         }
-        self._reset()
+        self.restart()
         return numbers

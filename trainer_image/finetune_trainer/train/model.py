@@ -7,23 +7,22 @@ from typing import Any
 import torch
 
 from finetune_trainer.errors import BadConfiguration, InputMissing
+from finetune_trainer.train.inputs import check_model_folder
 from finetune_trainer.train.settings import ModelSettings
 
 
-def load_tokenizer(model: Path, other: str | None, subfolder: str | None = None) -> Any:
-    """The tokenizer of the model's folder, or another one. Raises InputMissing or BadConfiguration."""
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder. Raises InputMissing or BadConfiguration."""
     from transformers import AutoTokenizer
 
-    place = other or str(model)
+    if not folder.is_dir():
+        raise InputMissing(f"there is no tokenizer in {folder}; check basemodel and run_conf.tokenizer")
     try:
-        if other is None:
-            _check_folder(model / (subfolder or ""), "config.json")
-            return AutoTokenizer.from_pretrained(model, subfolder=subfolder or "", local_files_only=True)
-        return AutoTokenizer.from_pretrained(place)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except OSError as error:
-        raise InputMissing(f"no tokenizer in {place}: {_first_line(error)}; set run_conf.tokenizer") from None
+        raise InputMissing(f"no tokenizer in {folder}: {_first_line(error)}; set run_conf.tokenizer") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise BadConfiguration(f"the tokenizer in {place} cannot be loaded: {_first_line(error)}") from None
+        raise BadConfiguration(f"the tokenizer in {folder} cannot be loaded: {_first_line(error)}") from None
 
 
 def load_model(
@@ -31,13 +30,14 @@ def load_model(
 ) -> Any:
     """The base model on its device, ready to be trained.
 
-    trains_all: all weights will be trained; they are then held in fp32 unless another type was asked for. Frozen weights
-    keep the type of the checkpoint, except on CPU, which computes in fp32. Raises InputMissing or BadConfiguration.
+    trains_all: all weights will be trained; they are then held in fp32 unless another type was asked for. Frozen
+    weights keep the type of the checkpoint, except on CPU, which computes in fp32.
+    Raises InputMissing or BadConfiguration.
     """
     from transformers import AutoModelForCausalLM
 
     path = folder / (settings.loading.get("subfolder") or "")
-    _check_folder(path, "config.json")
+    check_model_folder(path)
     dtype: Any = settings.dtype
     if dtype == "auto" and (trains_all or (device.type == "cpu" and precision == "fp32")):
         dtype = "float32"
@@ -88,19 +88,6 @@ def _gpu_numbers(memory: dict[Any, Any]) -> dict[Any, Any]:
     return {int(key) if isinstance(key, str) and key.isdigit() else key: value for key, value in memory.items()}
 
 
-def _check_folder(folder: Path, needed: str) -> None:
-    if not folder.is_dir():
-        raise InputMissing(f"there is no model in {folder}; check basemodel and run_conf.model")
-    if not (folder / needed).is_file():
-        found = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
-        raise InputMissing(f"{folder} holds no {needed} (but {found}): it is not a Hugging Face model; check basemodel")
-    if needed == "config.json":
-        try:
-            json.loads((folder / needed).read_text(encoding="utf-8"))
-        except ValueError:
-            raise InputMissing(f"{folder / needed} is not valid JSON; download the model again") from None
-
-
 def _check_loaded(loaded: dict[str, Any], path: Path) -> None:
     missing = sorted(loaded.get("missing_keys", ()))
     if missing:
@@ -116,7 +103,8 @@ def _check_loaded(loaded: dict[str, Any], path: Path) -> None:
 def stored_dtype(folder: Path, settings: ModelSettings) -> torch.dtype:
     """The type that the result's weights shall have: the one asked for, else that of the base model's files."""
     if settings.dtype != "auto":
-        return getattr(torch, settings.dtype)  # type: ignore[no-any-return]
+        asked: torch.dtype = getattr(torch, settings.dtype)
+        return asked
     config = json.loads(
         (folder / (settings.loading.get("subfolder") or "") / "config.json").read_text(encoding="utf-8")
     )

@@ -13,7 +13,7 @@ _NO_DECAY = re.compile(
     r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)|(?:^|\.)ln_(?:\w+)(?:$|\.)", re.IGNORECASE
 )
 
-_EXTRA = {  # optim_args that each optimizer takes, with how their text is read
+_EXTRA: dict[str, dict[str, Any]] = {  # optim_args that each optimizer takes, with how their text is read
     "adamw_torch": {},
     "adamw_torch_fused": {},
     "sgd": {"momentum": float, "dampening": float, "nesterov": "bool"},
@@ -50,7 +50,7 @@ def build_optimizer(model: Any, settings: OptimizerSettings) -> torch.optim.Opti
 
 
 def _extra(settings: OptimizerSettings) -> dict[str, Any]:
-    kinds: dict[str, Any] = _EXTRA.get(settings.name, {})
+    kinds = _EXTRA.get(settings.name, {})
     values: dict[str, Any] = {}
     for key, text in settings.extra.items():
         if key not in kinds:
@@ -99,7 +99,7 @@ def _schedule_kwargs(settings: OptimizerSettings, total_steps: int) -> dict[str,
 
 
 def restore_schedule(schedule: Any, step: int) -> None:
-    """Puts the schedule after `step` steps. The rate is a function of the step, so changed settings apply from here on."""
+    """Puts the schedule after `step` steps. Rates are functions of the step, so changed settings apply from here on."""
     optimizer = schedule.optimizer
     rates = [base * function(step) for base, function in zip(schedule.base_lrs, schedule.lr_lambdas, strict=True)]
     for group, rate in zip(optimizer.param_groups, rates, strict=True):

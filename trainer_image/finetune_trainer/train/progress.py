@@ -1,4 +1,4 @@
-"""Where a run stands, for everyone who asks: /progress, the log, the watchdog, the last report. One object, any thread."""
+"""Where a run stands, for all who ask: /progress, the log, the watchdog, the last report. One object, any thread."""
 
 import datetime
 import threading

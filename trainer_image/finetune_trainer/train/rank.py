@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from finetune_api.constants import ExitCode
 from finetune_api.report import TerminationReport
 from finetune_trainer.errors import Interrupted, TrainerError, describe
+from finetune_trainer.train.inputs import check_inputs
 from finetune_trainer.train.progress import Progress
 from finetune_trainer.train.server import start_server
 from finetune_trainer.train.settings import Settings, read_job_config, read_settings, read_spec
 from finetune_trainer.train.stopping import Stop, Watchdog
+from finetune_trainer.transfer import use_endpoint
 
 if TYPE_CHECKING:
     from finetune_trainer.train.run import Run
@@ -64,6 +66,8 @@ class Rank:
     def _train(self, settings: Settings) -> None:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the download pod has fetched everything
+        use_endpoint(settings.resolved.spec.bucket_storage_host)
+        check_inputs(settings)
         from finetune_trainer.train import console
         from finetune_trainer.train.run import Run
 
@@ -89,9 +93,6 @@ class Rank:
             traceback.print_exception(error)
         said = describe(error)
         interrupted = isinstance(error, Interrupted)
-        if self.stop.requested and not isinstance(error, TrainerError):
-            # What broke while everybody was leaving (a peer's closed connection) is not a failure of its own.
-            said["message"] += " (while stopping)"
         self._end(said["reason"], said["message"], ExitCode(said["exitCode"]), None if interrupted else "FAILED")
 
     def _interrupt_loading(self) -> None:

@@ -81,7 +81,7 @@ class Uploader:
 
 
 def fetch_newest(remote: str, folder: Path) -> Path | None:
-    """Brings the newest complete checkpoint of a remote store into `folder`; None if there is none. Raises TrainerErrors."""
+    """Brings the newest complete checkpoint of a remote store into `folder`; None without one. Raises TrainerErrors."""
     names = {path.partition("/")[0] for path in list_tree(remote) if path.endswith(f"/{COMPLETION_MARKER}")}
     steps = sorted(
         (int(name.removeprefix("checkpoint-")) for name in names if name.removeprefix("checkpoint-").isdigit()),

@@ -1,8 +1,8 @@
 """Where a run begins: at the start, or at the newest complete checkpoint that belongs to it.
 
-run_conf.resume_from_checkpoint governs a job's first attempt. A checkpoint that this very job wrote means that this is a
-later attempt (Kueue and the kubelet start the same pod again without telling), so it is always continued. Checkpoints of
-an earlier run are moved aside when starting over: never deleted, never mixed in.
+run_conf.resume_from_checkpoint governs a job's first attempt. A checkpoint that this very job wrote means that this is
+a later attempt (Kueue and the kubelet start the same pod again without telling), so it is always continued. Checkpoints
+of an earlier run are moved aside when starting over: never deleted, never mixed in.
 """
 
 import datetime

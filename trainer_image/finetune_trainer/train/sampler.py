@@ -68,16 +68,3 @@ def deal(batch: Sequence[int], shape: BatchShape, rank: int) -> list[list[int]]:
         kept = [row for row in mine if row != FILLER]
         micro.append(kept or [FILLER])  # a process without rows still takes part in the reduction of gradients
     return micro
-
-
-def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Optimizer steps in an epoch."""
-    return -(-examples // batch_size)
-
-
-def total_steps(examples: int, batch_size: int, epochs: float, max_steps: int) -> int:
-    """Optimizer steps in all: max_steps if given, else epochs, rounded up to a whole step."""
-    if max_steps > 0:
-        return max_steps
-    exact = epochs * steps_per_epoch(examples, batch_size)
-    return max(1, -int(-round(exact, 6) // 1))

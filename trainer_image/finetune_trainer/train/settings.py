@@ -1,4 +1,4 @@
-"""What the stages take: plain values, read once from the job's configuration. No stage sees the configuration itself."""
+"""What the stages take: plain values, read once from the job's configuration. Only data loading sees that itself."""
 
 import hashlib
 import json
@@ -24,7 +24,6 @@ class Places:
     checkpoints: Path
     records: Path
     model: Path
-    tokenizer: str | None  # another tokenizer than the model's
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,13 @@ class Settings:
     attempt: int
     identity: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What was trained with, for training_args.json beside the result."""
+        spec = self.resolved.spec.to_dict()
+        sections = {name: spec.get(name) for name in ("method", "peft_conf", "batchsize_conf", "sft_args", "overrides")}
+        return {**sections, "training_args": self.resolved.training_args, "basemodel": spec["basemodel"]}
+
 
 def read_job_config(path: str | None = None) -> JobConfig:
     """The job's configuration. Raises InputMissing or BadConfiguration."""
@@ -196,14 +202,12 @@ def read_settings(job: JobConfig, resolved: ResolvedSpec) -> Settings:
 def _places(spec: FineTuneJobSpec) -> Places:
     work = work_dir()
     base = parse_location(spec.basemodel)
-    local = base.path if base.scheme == "local" else constants.MODEL_DIR
-    model = os.environ.get(constants.ENV_MODEL_DIR) or local
+    model = base.path if base.scheme == "local" else os.environ.get(constants.ENV_MODEL_DIR) or constants.MODEL_DIR
     return Places(
         work=work,
         checkpoints=work / "checkpoints",
         records=work / "records",
         model=Path(model),
-        tokenizer=spec.run_conf.tokenizer,
     )
 
 

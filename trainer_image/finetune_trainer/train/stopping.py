@@ -55,7 +55,7 @@ class Watchdog:
                 sys.stdout.flush()
                 faulthandler.dump_traceback(all_threads=True)
                 self._end(
-                    f"nothing moved for {silence:.0f} s while {self._progress.phase}; the stacks of all threads are in the "
-                    f"log. The next attempt resumes. If a step may take so long, set {ENV_WATCHDOG} in env"
+                    f"nothing moved for {silence:.0f} s while {self._progress.phase}; the stacks of all threads are in "
+                    f"the log. The next attempt resumes. If a step may take so long, set {ENV_WATCHDOG} in env"
                 )
                 return

@@ -5,6 +5,7 @@ sent once it is back, and at the end the report says what was lost.
 """
 
 import math
+import os
 import threading
 import time
 from collections import deque
@@ -12,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune_api import constants
 from finetune_api.status import MlflowReport
 from finetune_trainer.train.mlflow_store import Metric, Refused, Store, open_store
+from finetune_trainer.train.settings import Settings
 
-TAG_JOB_UID = "finetune-operator.io/job-uid"
+TAG_JOB_UID = constants.LABEL_JOB_UID
 FLUSH_SECONDS = 2.0
 RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 PARTING_SECONDS = 30.0  # how long the end of a job waits for a server that does not answer
@@ -163,7 +166,8 @@ class Tracker:
             self._run = found
 
     def _send(self) -> None:
-        assert self._store is not None and self._run is not None
+        assert self._store is not None
+        assert self._run is not None
         while True:
             with self._lock:
                 batch = [self._queue[at] for at in range(min(BATCH, len(self._queue)))]
@@ -175,7 +179,8 @@ class Tracker:
                     self._queue.popleft()
 
     def _part(self) -> None:
-        assert self._store is not None and self._run is not None
+        assert self._store is not None
+        assert self._run is not None
         if self._artifacts is not None and not self._sent_artifacts:
             self._store.upload(self._run[1], self._artifacts)
             self._sent_artifacts = True
@@ -194,12 +199,34 @@ def flatten(document: Any, prefix: str = "") -> dict[str, str]:
 
 
 # Sections that say nothing about training, or might hold what is nobody's business.
-UNTRACKED = frozenset(
-    "env bucketCredentialsSecret hfTokenSecret imagePullSecrets tolerations affinity nodeSelector labels annotations "
-    "caBundleConfigMap httpProxy httpsProxy noProxy tracking serviceAccountName".split()
+UNTRACKED = (
+    *("env", "bucketCredentialsSecret", "hfTokenSecret", "imagePullSecrets", "tolerations", "affinity", "nodeSelector"),
+    *("labels", "annotations", "caBundleConfigMap", "httpProxy", "httpsProxy", "noProxy", "tracking"),
+    "serviceAccountName",
 )
 
 
 def tracked_params(spec: dict[str, Any]) -> dict[str, str]:
     """The parameters of a run: the resolved spec without what could be secret."""
     return flatten({key: value for key, value in spec.items() if key not in UNTRACKED})
+
+
+def tracking_settings(settings: Settings) -> TrackingSettings | None:
+    """Where a job logs to: the operator's run, else the spec's section, else nowhere."""
+    job, spec = settings.job, settings.resolved.spec
+    given, tracked = spec.tracking, job.tracked_run
+    uri = given.mlflow_server_uri if given else (tracked.uri if tracked else os.environ.get(constants.ENV_MLFLOW_URI))
+    if not uri:
+        return None
+    run_id = os.environ.get(constants.ENV_MLFLOW_RUN_ID) or (tracked.run_id if tracked else None)
+    return TrackingSettings(
+        uri=uri,
+        experiment=given.experiment_name if given else None,
+        experiment_id=tracked.experiment_id if tracked else None,
+        run_id=run_id or (given.run_id if given else None),
+        run_name=(given.run_name if given else None) or job.name,
+        job_uid=job.uid,
+        tags={TAG_JOB_UID: job.uid, f"{constants.GROUP}/job": job.name, f"{constants.GROUP}/namespace": job.namespace},
+        params=tracked_params(spec.to_dict()) | {"effective_learning_rate": str(settings.optimizer.learning_rate)},
+        artifacts=bool(given and given.hf_mlflow_log_artifacts.lower() in ("true", "1")),
+    )

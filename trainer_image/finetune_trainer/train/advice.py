@@ -1,0 +1,43 @@
+"""What to do about a machine that is too small: memory of the device, space on the volume."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetune_trainer.errors import BadConfiguration
+
+
+def memory_advice(per_device: int, gradient_checkpointing: bool, has_adapter: bool, error: str) -> str:
+    """Which key to turn down, and to what, keeping the total batch."""
+    if per_device > 1:
+        cure = (
+            f"lower batchsize_conf.max_per_device_train_batch_size from {per_device} to {per_device // 2} "
+            "(the total batch stays the same, by accumulation)"
+        )
+        if not gradient_checkpointing:
+            cure += ", or set training_args.gradient_checkpointing: true"
+    elif not gradient_checkpointing:
+        cure = "set training_args.gradient_checkpointing: true"
+    elif not has_adapter:
+        cure = "train an adapter (peft_conf.peft_type: LORA) instead of all weights, or use a GPU with more memory"
+    else:
+        cure = "lower sft_args.max_seq_length, or use a GPU with more memory"
+    first = (error.splitlines() or [""])[0][:300]
+    return f"the device's memory did not suffice for a per-device batch of {per_device}: {cure}. ({first})"
+
+
+@contextlib.contextmanager
+def volume_named(folder: Path) -> Iterator[None]:
+    """Says which key makes the volume larger when it is full; safetensors reports that in its own words."""
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left" in str(error) or "os error 28" in str(error):
+            raise BadConfiguration(
+                f"no space left on the volume of {folder}; raise checkpointsReservedSize, or keep fewer checkpoints "
+                "with training_args.save_total_limit",
+                reason="VolumeFull",
+            ) from error
+        raise

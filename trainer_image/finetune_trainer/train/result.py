@@ -1,0 +1,94 @@
+"""The result of a job: which folders are exported, under which names, with which facts about them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.locations import parse_location
+from finetune_api.status import ModelReport
+from finetune_trainer.data import PreparedTokenizer
+from finetune_trainer.train import export
+from finetune_trainer.train import model as models
+from finetune_trainer.train.checkpoint import TrainerState
+from finetune_trainer.train.console import logger
+from finetune_trainer.train.model_card import Card
+from finetune_trainer.train.settings import Settings
+
+FINAL = "checkpoint-final"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the report says, and the folders to copy to checkpointsRemote."""
+
+    report: ModelReport
+    folders: list[Path]
+
+
+def new_base(settings: Settings) -> Path:
+    """Where a base model goes whose vocabulary grew."""
+    arguments = settings.resolved.spec.sft_args
+    return settings.places.checkpoints / (
+        arguments.save_name_if_new_basemodel if arguments else "checkpoint-new-basemodel"
+    )
+
+
+def write_result(
+    settings: Settings, model: Any, tokenizer: PreparedTokenizer, state: TrainerState, vocabulary_grew: bool
+) -> Result:
+    """Exports what was trained, and the merged model if an adapter was and that is wanted. The model is consumed."""
+    folder = settings.places.checkpoints
+    grown = [new_base(settings)] if vocabulary_grew and settings.adapter.used else []
+    plan = export.Export(
+        tokenizer=tokenizer.tokenizer,
+        stop_token_ids=tokenizer.stop_token_ids,
+        pad_token_id=tokenizer.pad_token_id,
+        base_name=str(grown[0]) if grown else _base_name(settings),
+        use_cache=settings.model.use_cache,
+        dtype=models.stored_dtype(settings.places.model, settings.model),
+        training_arguments=settings.arguments,
+        card=_card(settings, state),
+        facts={"step": state.step, "evalLoss": state.eval_loss, "jobUid": settings.job.uid, "kind": "export"},
+    )
+    target = folder / FINAL
+    export.export_result(model, target, plan)
+    logger.info(f"exported {target}")
+    report = ModelReport(path=str(target), adapter=str(target) if settings.adapter.used else None)
+    if not settings.resolved.merge_adapter:
+        return Result(report, [*grown, target])
+    merged = folder / f"{FINAL}-merged"
+    export.export_merged(model, merged, plan)
+    logger.info(f"exported {merged}")
+    report.merged = str(merged)
+    return Result(report, [*grown, target, merged])
+
+
+def _base_name(settings: Settings) -> str:
+    """What an adapter calls its base: a hub's id where there is one, for that is what loads elsewhere."""
+    base = parse_location(settings.resolved.spec.basemodel)
+    return base.container if base.scheme == "hf" else base.uri
+
+
+def _card(settings: Settings, state: TrainerState) -> Card:
+    resolved, args = settings.resolved, settings.resolved.training_args
+    return Card(
+        name=settings.job.name,
+        base=parse_location(resolved.spec.basemodel).uri,
+        data=tuple(dataset.path for dataset in resolved.spec.data_conf.training_data.datasets),
+        method=resolved.spec.method,
+        adapter=settings.adapter.kind if settings.adapter.used else None,
+        settings={
+            "steps": state.step,
+            "tokens": state.tokens,
+            "total batch size": resolved.total_batch,
+            "learning rate": args["learning_rate"],
+            "schedule": args["lr_scheduler_type"],
+            "optimizer": args["optim"],
+            "weight decay": args["weight_decay"],
+            "seed": args["seed"],
+            "chat template": resolved.spec.data_conf.chat_template_name,
+        },
+        first_loss=state.first_loss,
+        loss=state.loss,
+        eval_loss=state.eval_loss,
+    )
