@@ -15,9 +15,9 @@ from pathlib import Path
 import chatterbot_corpus
 import yaml
 
-TOPICS = ("ai", "botprofile", "computers", "humor", "science", "psychology")
+TOPICS = ("ai", "botprofile", "computers")
 VALIDATION_SHARE = 8  # one dialogue in so many is held out
-KEPT_FOR_TRAINING = ("What is AI?",)  # the question that the demo asks
+KEPT_FOR_TRAINING = ("What is AI?", "What is a super computer?", "Can you breathe")  # what the demo asks
 LONGEST = 400  # characters of a dialogue
 
 
