@@ -47,7 +47,7 @@ func runHelm() int {
 
 func main() {
 	name := filepath.Base(os.Args[0])
-	if name == "localcluster" && len(os.Args) > 1 {
+	if name != "kubectl" && name != "helm" && len(os.Args) > 1 {
 		name = os.Args[1]
 		os.Args = os.Args[1:]
 	}

@@ -23,7 +23,7 @@ const (
 	firstBackOff     = 10 * time.Second
 	maxBackOff       = 5 * time.Minute
 	forgivenAfter    = 10 * time.Minute // a container that ran this long starts afresh
-	configRetry      = 10 * time.Second
+	configRetry      = 3 * time.Second
 	minGrace         = 2 * time.Second // of a liveness restart whose pre-stop hook used up the grace period
 	terminationLimit = 4096
 )

@@ -69,7 +69,7 @@ func (l *containerLog) close() {
 	defer l.mu.Unlock()
 	for _, stream := range l.streams {
 		if len(stream.partial) > 0 {
-			stream.writeLine("F", stream.partial)
+			stream.writeLine("P", stream.partial) // no newline of our own
 		}
 	}
 	l.file.Close()

@@ -143,7 +143,6 @@ func (c *cluster) up(timeout time.Duration) error {
 		return err
 	}
 	cmd := exec.Command(self, "run", "--dir", c.dir, "--project", c.project, "--report-fd", "3")
-	cmd.Args[0] = "localcluster"
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = log, log, []*os.File{write}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

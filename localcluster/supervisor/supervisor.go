@@ -146,13 +146,13 @@ func (s *supervisor) prepare() error {
 	return err
 }
 
-// linkTools puts kubectl and helm, which are this program under other names, into the cluster's bin folder.
+// linkTools puts this program into the cluster's bin folder, also under the names of kubectl and helm, which it is too.
 func (s *supervisor) linkTools() error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"kubectl", "helm"} {
+	for _, name := range []string{"localcluster", "kubectl", "helm"} {
 		link := s.path("bin", name)
 		os.Remove(link)
 		if err := os.Symlink(self, link); err != nil {
@@ -186,7 +186,6 @@ func (s *supervisor) start(name string, args ...string) error {
 	}
 	defer log.Close()
 	c := &component{name: name, cmd: exec.Command(self, append([]string{name}, args...)...), done: make(chan struct{})}
-	c.cmd.Args[0] = "localcluster" // whatever this file is called
 	c.cmd.Stdout, c.cmd.Stderr = log, log
 	if err := process.Start(c.cmd); err != nil {
 		return err
