@@ -11,6 +11,7 @@ from finetune_api.accelerate_config import render_accelerate_config
 from finetune_api.batch import BatchPlan, plan_batch
 from finetune_api.overrides import LIFTED_KEYS, scale_learning_rate
 from finetune_api.rules import world_size
+from finetune_api.rules_training import WHOLE_OR_RATIO
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.training_args import SUPPORTED, default_of, translate
 
@@ -173,6 +174,9 @@ def _final_training_args(raw: dict[str, Any], learning_rate: float) -> dict[str,
         arguments["eval_steps"] = arguments["logging_steps"]
     if arguments["data_seed"] is None:
         arguments["data_seed"] = arguments["seed"]
+    for name in WHOLE_OR_RATIO:
+        if isinstance(arguments[name], float) and arguments[name].is_integer():
+            arguments[name] = int(arguments[name])
     arguments["gradient_checkpointing"] = bool(arguments["gradient_checkpointing"])
     if arguments["load_best_model_at_end"] or arguments["save_strategy"] == "best":
         metric = arguments["metric_for_best_model"] or "loss"

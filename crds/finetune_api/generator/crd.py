@@ -29,12 +29,12 @@ SELECTABLE = (".spec.queueName", ".status.phase")
 def spec_schema(with_rules: bool = True) -> Schema:
     """The structural schema of spec."""
     source = FineTuneJobSpec.model_json_schema(by_alias=True, mode="validation")
-    plain = Converter(source["$defs"]).convert(_body(source))
+    plain = Converter(source["$defs"]).convert(source)
     if not with_rules:
         return plain
     rules = spec_rules(plain["properties"])
     converter = Converter(source["$defs"], rules)
-    converted = converter.convert(_body(source))
+    converted = converter.convert(source)
     unused = set(rules) - converter.used_rules
     if unused:
         raise StructuralError(f"rules for paths that do not exist: {sorted(unused)}")
@@ -46,15 +46,11 @@ def status_schema() -> Schema:
     source = FineTuneJobStatus.model_json_schema(by_alias=True, mode="validation")
     for definition in (source, *source["$defs"].values()):
         definition["additionalProperties"] = False  # readers ignore unknown keys, the stored object has none
-    converted = Converter(source["$defs"], keep_nullable=False).convert(_body(source))
+    converted = Converter(source["$defs"], keep_nullable=False).convert(source)
     conditions = converted["properties"]["conditions"]
     conditions["x-kubernetes-list-type"] = "map"
     conditions["x-kubernetes-list-map-keys"] = ["type"]
     return converted
-
-
-def _body(source: Schema) -> Schema:
-    return {key: value for key, value in source.items() if key != "$defs"}
 
 
 def build_crd() -> dict[str, Any]:

@@ -58,7 +58,7 @@ OPEN: tuple[Path, ...] = (
     ("training_args", "report_to"),
 )
 
-_ANNOTATIONS = {"title", "description", "default", "examples"}
+_ANNOTATIONS = {"title", "description", "default", "examples", "$defs"}
 _KEYWORDS: dict[str, set[str]] = {
     "string": {"type", "minLength", "maxLength", "pattern", "enum", "const"},
     "integer": {"type", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "enum", "const"},
