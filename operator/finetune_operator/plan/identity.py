@@ -1,7 +1,7 @@
 """Under which name a training's checkpoints and MLflow run are its own: the job's uid, for the first training.
 
 The trainer continues every checkpoint that carries its own name, so that a restarted pod resumes whoever restarted it.
-A training that follows a changed spec must not continue the one before it: it gets a name of its own, told by the volume,
+A training that follows a changed spec must not continue the one before: it gets a name of its own, told by the volume,
 which says for which training it was made.
 """
 

@@ -1,0 +1,85 @@
+"""What users get wrong: each ends in a condition that says what to do within a minute; nothing of theirs is deleted.
+
+The jobs of one test run at the same time under one operator, since each waits for its own thing.
+"""
+
+import json
+
+
+def with_data(spec, path):
+    training = {"type": "CONCATENATION", "datasets": [{"path": path}]}
+    return {**spec, "data_conf": {**spec["data_conf"], "training_data": training}}
+
+
+def test_pods_that_cannot_start_say_why(operator_process, jobs, spec, kubectl, namespace):
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "no-amd"},
+        "spec": {"hard": {"requests.amd.com/gpu": "0"}},
+    }
+    kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(quota))
+    jobs.apply("image", **{**spec, "finetuningImage": "registry.example/no/such:image"})
+    jobs.apply("secret", **{**spec, "bucketCredentialsSecret": {"name": "no-such-secret"}})
+    jobs.apply("class", **{**spec, "storageClass": "no-such-class", "basemodel": "s3://models/another"})
+    jobs.apply("nowhere", **{**spec, "nodeSelector": {"no-such": "label"}})
+    jobs.apply("map", **with_data(spec, "configmap://no-such-map/train.jsonl"))
+    assert "finetuningImage" in jobs.until_reason("image", "ImagePullFailed")
+    assert "'no-such-secret'" in jobs.until_reason("secret", "SecretMissing")
+    assert "'no-such-class'" in jobs.until_reason("class", "VolumePending")
+    assert "nodeSelector" in jobs.until_reason("nowhere", "Unschedulable")
+    assert "'no-such-map'" in jobs.until_reason("map", "ConfigMapMissing")
+    for name in ("image", "secret", "class", "map"):
+        assert jobs.condition(name, "Stalled")[0] == "True"
+        assert jobs.children("jobs", name, "train") == []
+    described = kubectl("describe", "ftj", "image", "-n", namespace).stdout
+    assert "ImagePullFailed" in described.partition("Events:")[2]
+    keys = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "no-such-secret"}}
+    keys["stringData"] = {"minio-access-key": "test", "minio-secret-key": "test"}
+    kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(keys))
+    jobs.until_phase("secret", "Downloading", "Starting", "Training", "Succeeded", timeout=60)
+
+
+def test_bad_data_and_missing_inputs_fail_before_any_training(operator_process, jobs, spec):
+    jobs.apply("broken", **with_data(spec, "configmap://data/broken.jsonl"))
+    jobs.apply("empty", **with_data(spec, "configmap://data/empty.jsonl"))
+    jobs.apply("model", **{**spec, "basemodel": "s3://models/no-such-model"})
+    jobs.apply("bucket", **{**spec, "bucketStorageHost": "http://127.0.0.1:9", "maxAttempts": 2})
+    expected = {"broken": "BadData", "empty": "BadData", "model": "InputMissing"}
+    for name, reason in expected.items():
+        status = jobs.until_phase(name, "Failed", timeout=120)
+        failed = next(c for c in status["conditions"] if c["type"] == "Failed")
+        assert (failed["reason"], failed["status"]) == (reason, "True")
+        assert jobs.children("jobs", name, "train") == []
+    assert "broken.jsonl:1" in jobs.condition("broken", "Failed")[2]
+    jobs.until_phase("bucket", "Failed", timeout=180)
+    assert jobs.condition("bucket", "Failed")[1] == "Unavailable"
+    assert len(jobs.children("jobs", "bucket", "download")) == 2
+    assert jobs.get("configmap", "data") is not None
+    assert jobs.get("secret", "bucket-keys") is not None
+
+
+def test_other_peoples_objects_are_left_alone(operator_process, jobs, spec, kubectl, namespace):
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "taken-checkpoints"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(claim))
+    before = jobs.get("pvc", "taken-checkpoints")["metadata"]["uid"]
+    jobs.apply("taken", **spec)
+    assert "adoptCheckpoints" in jobs.until_reason("taken", "VolumeNotOurs")
+    assert jobs.children("jobs", "taken") == []
+    kubectl("delete", "ftj", "taken", "-n", namespace)
+    assert jobs.get("pvc", "taken-checkpoints")["metadata"]["uid"] == before
+
+
+def test_a_queue_without_kueue_keeps_the_job_suspended(operator_process, jobs, spec):
+    jobs.apply("queued", **{**spec, "queueName": "gpu-queue"})
+    assert "Kueue" in jobs.until_reason("queued", "QueueUnavailable", timeout=120)
+    assert jobs.condition("queued", "QueueUnavailable")[0] == "True"
+    job = jobs.get("job", "queued-1")
+    assert job["spec"]["suspend"] is True
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpu-queue"
+    assert jobs.children("pods", "queued", "train") == []
