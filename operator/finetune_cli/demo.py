@@ -28,8 +28,8 @@ RELEASE = "finetune-operator"
 NAMESPACE = "default"
 MANIFEST = Path("examples/quickstart.yaml")
 DEMO_LABEL = "finetune-operator.io/demo"
-BUCKET = "bucket"
-BUCKET_PORT = 5000
+BUCKET = "s3"  # Service and Deployment of examples/bucket
+BUCKET_PORT = 9000
 PROGRESS_SECONDS = 2  # a demo's job is short: its status is written more often than the operator's usual 15 s
 
 

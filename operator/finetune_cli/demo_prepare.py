@@ -109,9 +109,15 @@ class Preparation:
         if previous and outcome(previous.get("status") or {}):
             step.detail = "removing the finished job of the run before"
             cluster.kubectl("delete", "finetunejob", name, "-n", namespace, "--cascade=foreground", "--timeout=60s")
+            self._remove_volume(name)
         cluster.kubectl("apply", "-n", namespace, "-f", str(demo.MANIFEST))
         cluster.kubectl("label", "finetunejob", name, "-n", namespace, f"{demo.DEMO_LABEL}=true", "--overwrite")
         return name
+
+    def _remove_volume(self, name: str) -> None:
+        """The job's volume outlives the job; the next run of the demo starts with an empty one."""
+        claim = f"{name}-checkpoints"
+        self.cluster.kubectl("delete", "pvc", claim, "-n", demo.NAMESPACE, "--ignore-not-found", "--timeout=60s")
 
     # -- the way back
 
@@ -137,7 +143,11 @@ class Preparation:
     def _remove_objects(self) -> None:
         cluster, namespace = self.cluster, demo.NAMESPACE
         if cluster.get("crd", "finetunejobs.finetune-operator.io"):
-            cluster.kubectl("delete", "finetunejob", "-n", namespace, "-l", f"{demo.DEMO_LABEL}=true", "--timeout=60s")
+            made = ["-n", namespace, "-l", f"{demo.DEMO_LABEL}=true"]
+            names = cluster.kubectl("get", "finetunejob", *made, "-o", "jsonpath={.items[*].metadata.name}").split()
+            cluster.kubectl("delete", "finetunejob", *made, "--cascade=foreground", "--timeout=60s")
+            for name in names:
+                self._remove_volume(name)
         cluster.kubectl("delete", "-n", namespace, "-f", "examples/bucket", "--ignore-not-found", "--timeout=60s")
         helm = [*cluster.helm_command, "uninstall", demo.RELEASE, "-n", demo.OPERATOR_NAMESPACE, "--ignore-not-found"]
         cluster.commands.output(helm)

@@ -33,7 +33,7 @@ def download(source: dict[str, str]) -> None:
     import fsspec
 
     os.environ.setdefault("AWS_ACCESS_KEY_ID", "demo")
-    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "demo")
+    os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "demo-secret")
     files = fsspec.filesystem("s3", endpoint_url=source["endpoint"])
     files.get(source["from"].rstrip("/") + "/", source["to"].rstrip("/") + "/", recursive=True)
 
