@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from finetune_api.yaml_scalars import resolve_plain
+from finetune_api.yaml_scalars import resolve_plain, surprising
 
 Path = tuple[str | int, ...]
 _PLAIN = "plain"  # tag of an untagged plain scalar
@@ -47,6 +47,7 @@ class Manifest:
     source: str = ""
     keys: dict[Path, Position] = field(default_factory=dict)  # where each key (or list item) begins
     duplicates: list[Path] = field(default_factory=list)
+    surprises: dict[Path, str] = field(default_factory=dict)  # path -> text that kubectl reads in its own way
 
     @property
     def kind(self) -> str:
@@ -133,6 +134,7 @@ def _items(manifest: Manifest) -> list[Manifest]:
             manifest.source,
             {path[2:]: place for path, place in manifest.keys.items() if path[:2] == ("items", index)},
             [path[2:] for path in manifest.duplicates if path[:2] == ("items", index)],
+            {path[2:]: text for path, text in manifest.surprises.items() if path[:2] == ("items", index)},
         )
         for index, item in enumerate(manifest.document["items"])
     ]
@@ -163,6 +165,7 @@ class _Reader:
             )
         self.manifest.keys.setdefault(path, _position(node))
         if isinstance(node, yaml.ScalarNode):
+            self._note_surprise(node, path)
             return self._scalar(node)
         self._open.append(id(node))
         try:
@@ -182,12 +185,20 @@ class _Reader:
                 for source in value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]:
                     merged = {**self.read(source, path), **merged}
                 continue
-            key = _key_text(self._scalar(key_node))
+            scalar = self._scalar(key_node)
+            if scalar is None:
+                raise self._error(key_node, "a key must not be null")
+            key = _key_text(scalar)
             if key in own:
                 self.manifest.duplicates.append((*path, key))
             self.manifest.keys[(*path, key)] = _position(key_node)
+            self._note_surprise(key_node, (*path, key))
             own[key] = self.read(value_node, (*path, key))
         return {**merged, **own}
+
+    def _note_surprise(self, node: yaml.ScalarNode, path: Path) -> None:
+        if node.tag == _PLAIN and node.value and surprising(node.value):
+            self.manifest.surprises[path] = node.value
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         if node.tag == _STR:

@@ -5,6 +5,7 @@ wording, and suggestions for misspelt keys and values.
 """
 
 import difflib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from finetune_api.manifest import Manifest, to_manifest
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.violations import RULE, has_step, value_at
 from finetune_api.wording import describe_error
+from finetune_api.yaml_scalars import resolve_plain
 
 Path = tuple[str | int, ...]
 NAME_PATTERN = re.compile(r"^[a-z]([-a-z0-9]*[a-z0-9])?$")
@@ -43,7 +45,7 @@ class Problem:
 
 
 def validate_manifest(manifest: Manifest | Mapping[str, Any]) -> list[Problem]:
-    """All problems of one manifest, in the order of the file; empty if it would be admitted and can be trained."""
+    """All problems of one manifest, in the order of the file; no errors if it would be admitted and can be trained."""
     manifest = manifest if isinstance(manifest, Manifest) else to_manifest(manifest)
     finder = _Finder(manifest)
     if not isinstance(manifest.document, dict):
@@ -54,6 +56,7 @@ def validate_manifest(manifest: Manifest | Mapping[str, Any]) -> list[Problem]:
         finder.check_spec(manifest.document["spec"])
     else:
         finder.add(("spec",), "spec is missing; see the first example in examples/")
+    finder.warn_of_surprises()
     return sorted(finder.problems, key=lambda problem: (problem.line or 0, problem.column or 0))
 
 
@@ -72,7 +75,13 @@ class _Finder:
         self.manifest = manifest
         self.problems: list[Problem] = []
 
-    def add(self, path: Path, message: str, suggestion: str | None = None) -> None:
+    def add(
+        self,
+        path: Path,
+        message: str,
+        suggestion: str | None = None,
+        severity: Literal["error", "warning"] = "error",
+    ) -> None:
         place = self.manifest.position(path)
         self.problems.append(
             Problem(
@@ -82,8 +91,17 @@ class _Finder:
                 place.column if place else None,
                 suggestion,
                 self.manifest.source,
+                severity,
             )
         )
+
+    def warn_of_surprises(self) -> None:
+        """Words and numbers that kubectl reads in its own way, unless an error blames them already."""
+        blamed = {problem.path for problem in self.problems}
+        for path, text in self.manifest.surprises.items():
+            if path_text(path) not in blamed:
+                read = json.dumps(resolve_plain(text))
+                self.add(path, f"kubectl reads {text} as {read}; write {read}, or quotes around it", severity="warning")
 
     def check_object(self) -> None:
         document = self.manifest.document

@@ -38,6 +38,14 @@ def resolve_plain(text: str) -> str | bool | int | float | None:
     return text
 
 
+def surprising(text: str) -> bool:
+    """Whether kubectl's reading of an unquoted scalar was probably not meant: `no`, `on`, `y`, `010`, `1_000`."""
+    value = resolve_plain(text)
+    if isinstance(value, bool):
+        return text.lower() not in ("true", "false")
+    return isinstance(value, int | float) and ("_" in text or bool(re.match(r"^[-+]?0[0-9]", text)))
+
+
 def _integer(digits: str) -> int | None:
     if _DECIMAL.match(digits):
         return int(digits)

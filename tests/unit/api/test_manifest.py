@@ -106,6 +106,7 @@ def test_duplicate_keys_are_noticed() -> None:
         ("a:\n\tb: 1\n", 2, "cannot start any token"),
         ("a: *nowhere\n", 1, "undefined alias"),
         ("a: &x\n  b: *x\n", 1, "contains itself"),
+        ("~: 1\n", 1, "must not be null"),
         ("? [1]\n: 2\n", 1, "key must be a scalar"),
         ("a: !!int x\n", 1, "int cannot hold 'x'"),
     ],

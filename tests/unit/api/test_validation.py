@@ -5,6 +5,7 @@ import sys
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from finetune_api.constants import API_VERSION, KIND
@@ -95,6 +96,23 @@ def test_a_generated_name_is_fine(spec: dict[str, Any]) -> None:
 def test_a_key_given_twice(spec: dict[str, Any]) -> None:
     (manifest,) = load_manifests(BROKEN.replace("  run_conf: {}\n", "  run_conf: {}\n  run_conf: {}\n"))
     assert any("given twice" in problem.message for problem in validate_manifest(manifest))
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "said"),
+    [
+        ("  suspend: off\n", "spec.suspend", "kubectl reads off as false"),
+        ("  maxAttempts: 010\n", "spec.maxAttempts", "kubectl reads 010 as 8"),
+        ("  ttlSecondsAfterFinished: 86_400\n", "spec.ttlSecondsAfterFinished", "kubectl reads 86_400 as 86400"),
+        ("  labels: {on: tuesday}\n", "spec.labels.true", "kubectl reads on as true"),
+    ],
+)
+def test_what_kubectl_reads_in_its_own_way_is_a_warning(spec: dict[str, Any], line: str, path: str, said: str) -> None:
+    text = yaml.safe_dump(job(spec, {}), sort_keys=False) + line
+    (manifest,) = load_manifests(text)
+    (problem,) = validate_manifest(manifest)
+    assert (problem.severity, problem.path) == ("warning", path)
+    assert said in problem.message
 
 
 def test_validation_loads_no_training_library() -> None:
