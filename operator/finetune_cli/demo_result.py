@@ -38,6 +38,7 @@ def ask_models(steps: Steps, cluster: Cluster, files: Files, status: dict[str, A
         request = {
             "download": {"from": remote, "to": str(tuned), "endpoint": endpoint},
             "models": {"base": str(files.model), "tuned": str(tuned)},
+            "template": str(tuned),
             "prompts": PROMPTS,
             "maxNewTokens": MAX_NEW_TOKENS,
         }

@@ -1,8 +1,8 @@
 """Asks models for their most likely answers; the demo runs it as a child, so that torch never loads into the command.
 
 Reads one JSON document from stdin, `{"download": {"from": uri, "to": directory, "endpoint": url}, "models": {label:
-directory}, "prompts": [text], "maxNewTokens": n}`, and prints `{label: [answer, …]}`. Greedy decoding: the same model
-and prompt give the same answer.
+directory}, "template": directory, "prompts": [text], "maxNewTokens": n}`, and prints `{label: [answer, …]}`. All models
+are asked in the chat format of `template`, with greedy decoding: the same model and prompt give the same answer.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import os
 import sys
 from typing import Any
 
-SINGLE_TURN = "{prompt}\n"  # how a model that knows no chat template is asked
-
 
 def main() -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -21,7 +19,7 @@ def main() -> int:
     request = json.load(sys.stdin)
     download(request["download"])
     answers = {
-        label: answer_all(directory, request["prompts"], request["maxNewTokens"])
+        label: answer_all(directory, request["template"], request["prompts"], request["maxNewTokens"])
         for label, directory in request["models"].items()
     }
     json.dump(answers, sys.stdout)
@@ -38,13 +36,14 @@ def download(source: dict[str, str]) -> None:
     files.get(source["from"].rstrip("/") + "/", source["to"].rstrip("/") + "/", recursive=True)
 
 
-def answer_all(directory: str, prompts: list[str], max_new_tokens: int) -> list[str]:
-    """The greedy answer of the model in `directory` (a model, or an adapter whose base is known) to each prompt."""
+def answer_all(directory: str, template_of: str, prompts: list[str], max_new_tokens: int) -> list[str]:
+    """The greedy answer of the model in `directory` to each prompt, asked in the chat format of `template_of`."""
     import torch
     import transformers
 
     transformers.logging.disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    tokenizer.chat_template = transformers.AutoTokenizer.from_pretrained(template_of).chat_template
     model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
     model.eval()
     return [_answer(model, tokenizer, prompt, max_new_tokens) for prompt in prompts]
@@ -53,13 +52,9 @@ def answer_all(directory: str, prompts: list[str], max_new_tokens: int) -> list[
 def _answer(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int) -> str:
     import torch
 
-    if tokenizer.chat_template:
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-    else:
-        text = SINGLE_TURN.format(prompt=prompt)
-    inputs = tokenizer(text, return_tensors="pt", add_special_tokens=not tokenizer.chat_template)
+    messages = [{"role": "user", "content": prompt}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    inputs = tokenizer(text, return_tensors="pt", add_special_tokens=False)
     with torch.inference_mode():
         output = model.generate(
             input_ids=inputs["input_ids"],
