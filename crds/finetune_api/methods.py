@@ -8,7 +8,7 @@ from finetune_api.base import SpecModel, Word
 
 Method = Literal["sft", "dpo", "clm", "memory"]
 SequenceLength = Annotated[int, Field(ge=1, le=16_777_216)]
-Overlength = Literal["drop", "truncate"]
+FolderName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9][-._A-Za-z0-9]*$")]
 
 
 class SFTArguments(SpecModel):
@@ -17,7 +17,7 @@ class SFTArguments(SpecModel):
     max_seq_length: SequenceLength = Field(
         2048, description="Maximum input sequence length in tokens. Longer sequences are filtered out, and counted."
     )
-    save_name_if_new_basemodel: Word = Field(
+    save_name_if_new_basemodel: FolderName = Field(
         "checkpoint-new-basemodel", description="If a new basemodel is saved, it is saved with this name."
     )
     train_on_completions_only: bool = Field(False, description="Only compute loss on the assistant's turns.")

@@ -19,6 +19,17 @@ OWNED = {
     "peft_version": "PEFT sets it",
     "runtime_config": "PEFT sets it",
 }
+# Arguments that train, save, resume and merge in this version, by PEFT type; the rest of its config is refused by name.
+SUPPORTED = {
+    "LORA": (
+        *("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "lora_bias", "init_lora_weights"),
+        *("target_modules", "exclude_modules", "target_parameters", "modules_to_save", "trainable_token_indices"),
+        *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
+        "ensure_weight_tying",
+    )
+}
+# The other ways to begin change the base model's weights, so that the adapter alone would not fit the original one.
+LORA_INITIALISATIONS = (True, False, "gaussian", "orthogonal")
 _KIND_TESTS: dict[str, Any] = {
     "bool": lambda value: isinstance(value, bool),
     "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
@@ -75,6 +86,14 @@ def _refusal(peft_type: str, fields: Mapping[str, dict[str, Any]], key: str, val
     if not any(_KIND_TESTS[kind](value) for kind in kinds):
         wanted = " or ".join(dict.fromkeys(_KIND_NAMES.get(kind, f"a {kind}") for kind in kinds))
         return f"peft_kwargs.{key} must be {wanted}, not {json.dumps(value)}"
+    supported = SUPPORTED.get(peft_type)
+    if supported and key not in supported and value != field.get("default"):
+        return f"peft_kwargs.{key} is not supported for {peft_type} in this version; remove it"
+    if key == "init_lora_weights" and value not in LORA_INITIALISATIONS:
+        return (
+            f"init_lora_weights {value} changes the base model, so the adapter would not fit the original one; "
+            "use true, gaussian or orthogonal"
+        )
     if isinstance(value, str) and "enum" in kinds and "str" not in kinds and value not in field["choices"]:
         return f"peft_kwargs.{key} must be one of {', '.join(field['choices'])}, not {value}"
     return None

@@ -82,7 +82,7 @@ class FineTuneJobSpec(SpecModel):
     peft_conf: PeftConfig = Field(description="Adapter configuration; peft_type NO_PEFT trains all weights.")
     run_conf: RunConfig = Field(description="Model and run configuration.")
     tracking: FinetuningTrackingConfig | None = Field(
-        None, description="MLflow tracking. Default: the operator's own MLflow server, if it has one."
+        None, description="MLflow tracking. Default: metrics stand in status only."
     )
     quant_conf: QuantConfig | None = Field(None, description="Quantisation of the base model. Default: none.")
     sft_args: SFTArguments | None = Field(None, description="Arguments of method sft; required with it.")
