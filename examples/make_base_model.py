@@ -3,8 +3,8 @@
     python examples/make_base_model.py --out DIR     # under a minute on 2 cores; at once if DIR holds it already
 
 It is trained on the sentences of the chatterbot corpus one by one, without who answered what: a base model that knows
-words and no dialogue. The result is what every Llama checkpoint is (config.json, safetensors, tokenizer.json), so that the
-demo needs no download. Deterministic on one kind of CPU; DIR/base-model.json says what it was made from.
+words and no dialogue. The result is what every Llama checkpoint is (config.json, safetensors, tokenizer.json), so that
+the demo needs no download. Deterministic on one kind of CPU; DIR/base-model.json says what it was made from.
 """
 
 import argparse

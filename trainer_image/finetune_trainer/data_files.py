@@ -1,4 +1,5 @@
-"""Brings the data files of a job to its volume, each whole or not at all, and fetched again only if its source changed."""
+"""Brings the data files of a job to its volume, each whole or not at all, and fetched again only if its source
+changed."""
 
 import json
 import logging

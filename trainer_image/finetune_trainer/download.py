@@ -1,8 +1,9 @@
-"""The download pod: brings model and data, checks everything that can be checked without a GPU, and says what was found.
+"""The download pod: brings model and data, checks everything that can be checked without a GPU, and says what was
+found.
 
-Runs as `python -m finetune_trainer.download`, and in process for `finetune run` (main). Never imports torch, so that it is
-done in seconds. The termination message holds the account: rows, tokens, steps, effective settings, a memory estimate;
-the exit code says what a failure means (docs/contracts.md).
+Runs as `python -m finetune_trainer.download`, and in process for `finetune run` (main). Never imports torch, so that
+it is done in seconds. The termination message holds the account: rows, tokens, steps, effective settings, a memory
+estimate; the exit code says what a failure means (docs/contracts.md).
 """
 
 import logging
@@ -149,8 +150,8 @@ def _account(
     if prepared.added_tokens:
         raise BadConfiguration(
             f"the tokenizer lacks {prepared.added_tokens} tokens that data_conf.chat_template_name "
-            f"{spec.data_conf.chat_template_name} needs; growing a model's vocabulary is not supported in this version: "
-            "choose keep-original or mistral-with-system, or a model whose tokenizer has them"
+            f"{spec.data_conf.chat_template_name} needs; growing a model's vocabulary is not supported in this "
+            "version: choose keep-original or mistral-with-system, or a model whose tokenizer has them"
         )
     data = load_training_data(config, tokenizer, places.work)
     arguments, batch = resolved.training_args, resolved.batch()

@@ -1,4 +1,5 @@
-"""The failures that the trainer's pods can name: a reason for the condition, a message that says what to do, an exit code.
+"""The failures that the trainer's pods can name: a reason for the condition, a message that says what to do, an exit
+code.
 
 They exist so that every stage can raise one error and the entry points alone turn it into a termination message and an
 exit code (docs/contracts.md); anything that is not a TrainerError is an internal error, retried.

@@ -32,7 +32,8 @@ class Tensor:
 
 
 def read_tensors(model_dir: Path) -> dict[str, Tensor]:
-    """Every tensor of a model's safetensors files by name; empty if it has none. Raises ValueError for a broken file."""
+    """Every tensor of a model's safetensors files by name; empty if it has none. Raises ValueError for a broken
+    file."""
     tensors: dict[str, Tensor] = {}
     for path in sorted(model_dir.glob("*.safetensors")):
         for name, fields in _header(path).items():

@@ -1,8 +1,9 @@
 """The shared cache of base models: one folder per source and revision, whole or absent.
 
-A model is fetched beside its place, checked, marked complete and renamed. A lock file makes concurrent downloads of one
-model wait for each other; a download that was cut off goes on with the files that it had. A complete entry is taken as it is:
-a mutable source (an s3 prefix) that changed later is not looked at again, since jobs may be training from the entry.
+A model is fetched beside its place, checked, marked complete and renamed. A lock file makes concurrent downloads of
+one model wait for each other; a download that was cut off goes on with the files that it had. A complete entry is
+taken as it is: a mutable source (an s3 prefix) that changed later is not looked at again, since jobs may be training
+from the entry.
 """
 
 import fcntl
@@ -29,7 +30,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.mo
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a model comes from: a location that can be downloaded, its revision (hf only) and what to leave out (hf only)."""
+    """Where a model comes from: a location that can be downloaded, its revision (hf only) and what to leave out (hf
+    only)."""
 
     location: Location
     revision: str = "main"

@@ -12,8 +12,17 @@ from finetune_trainer.transfer import download_tree, insist
 
 log = logging.getLogger(__name__)
 
-_WANTED = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "tekken.json",
-           "chat_template*", "config.json")  # fmt: skip
+_WANTED = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "tekken.json",
+    "chat_template*",
+    "config.json",
+)
 
 
 def tokenizer_directory(spec: FineTuneJobSpec, model_dir: Path, work_dir: Path) -> Path:

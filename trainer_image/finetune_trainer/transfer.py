@@ -1,8 +1,8 @@
 """Copies files and trees between the pod and remote stores (s3, gs, az, https, hf) through fsspec.
 
-Downloads take up where they stopped, file by file; every file is written aside, checked for its size and renamed. Uploads
-send the completion marker last, so that a reader never takes half a tree for a whole one. No answer from the store is tried
-again for up to RETRY_SECONDS; then it is Unavailable, which the operator retries.
+Downloads take up where they stopped, file by file; every file is written aside, checked for its size and renamed.
+Uploads send the completion marker last, so that a reader never takes half a tree for a whole one. No answer from the
+store is tried again for up to RETRY_SECONDS; then it is Unavailable, which the operator retries.
 """
 
 import os
@@ -75,8 +75,8 @@ def with_scheme(uri: str) -> str:
 
 
 def use_endpoint(bucket_storage_host: str | None) -> None:
-    """Makes bucketStorageHost the S3 endpoint, unless the environment names one already (as the operator does in pods, and
-    a user who runs the same manifest where the cluster's names do not resolve)."""
+    """Makes bucketStorageHost the S3 endpoint, unless the environment names one already (as the operator does in pods,
+    and a user who runs the same manifest where the cluster's names do not resolve)."""
     if bucket_storage_host and not os.environ.get("AWS_ENDPOINT_URL"):
         os.environ["AWS_ENDPOINT_URL"] = bucket_storage_host
 

@@ -1,7 +1,7 @@
 """What went wrong with a remote store, in the words of our exit codes: missing (66), not allowed (66), no answer (69).
 
-Each store's library raises its own exceptions; they are told apart here by HTTP status, class and errno, so that the rest
-of the trainer knows only TrainerErrors that name the URI and say what to do.
+Each store's library raises its own exceptions; they are told apart here by HTTP status, class and errno, so that the
+rest of the trainer knows only TrainerErrors that name the URI and say what to do.
 """
 
 import errno

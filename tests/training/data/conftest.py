@@ -1,10 +1,13 @@
-"""Tokenizers made in memory, of the two kinds that models have: byte-level BPE (Llama 3, Qwen, GPT-2) and BPE over words
-with a leading space mark (Llama 2, Mistral). Small, and saved as transformers saves them."""
+"""Tokenizers made in memory, of the two kinds that models have: byte-level BPE (Llama 3, Qwen, GPT-2) and BPE over
+words with a leading space mark (Llama 2, Mistral). Small, and saved as transformers saves them."""
 
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 TEXT = [
@@ -59,8 +62,8 @@ def _save(folder: Path, backend: Tokenizer, **settings: object) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizers_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of tokenizer folders: bytes (no merges), merged (byte-level BPE that puts BOS), words (Llama 2's kind, puts
-    BOS), padded (has a padding token, no BOS), chatty (knows chat-ml's tokens)."""
+    """A folder of tokenizer folders: bytes (no merges), merged (byte-level BPE that puts BOS), words (Llama 2's kind,
+    puts BOS), padded (has a padding token, no BOS), chatty (knows chat-ml's tokens)."""
     root = tmp_path_factory.mktemp("tokenizers")
     basic = ["<s>", "</s>", "<unk>"]
     _save(root / "bytes", _byte_level(basic, 259))
@@ -69,3 +72,37 @@ def tokenizers_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _save(root / "padded", _byte_level([*basic, "<pad>"], 400), pad_token="<pad>", bos_token=None)
     _save(root / "chatty", _put_bos(_byte_level([*basic, "<|im_start|>", "<|im_end|>"], 700)))
     return root
+
+
+@pytest.fixture(scope="session")
+def _s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    os.environ.setdefault("MOTO_RECORDER_FILEPATH", str(tmp_path_factory.mktemp("moto") / "recording"))
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3(_s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The endpoint of an S3 server with an empty bucket `data`, named by the environment."""
+    from botocore.session import get_session
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", _s3_server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "demo")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "demo-secret")
+    requests.post(f"{_s3_server}/moto-api/reset", timeout=10)
+    client = get_session().create_client("s3", endpoint_url=_s3_server, region_name="us-east-1")
+    client.create_bucket(Bucket="data")
+    return _s3_server
+
+
+@pytest.fixture
+def s3_with_keys(s3: str) -> Iterator[str]:
+    """The same server, but now it checks keys: those in the environment are wrong."""
+    requests.post(f"{s3}/moto-api/reset-auth", data=b"0", timeout=10)
+    yield s3
+    requests.post(f"{s3}/moto-api/reset-auth", data=b"inf", timeout=10)

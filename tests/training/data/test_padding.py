@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from finetune_trainer.data import Example, LightTokenizer, collate
 from finetune_trainer.data.preparing import prepare
 from finetune_trainer.errors import BadConfiguration

@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from finetune_trainer.data import LightTokenizer
 from finetune_trainer.data.preparing import backend_of, chat_renderer, prepare
 from finetune_trainer.data.rendering import Rendered
 from finetune_trainer.data.tokenizing import trained_tokens
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 TEMPLATES = ("mistral-with-system", "chat-ml", "poro", "simplified-llama31")
 # Any text, and text that tempts a tokenizer to join what the template has put next to it.

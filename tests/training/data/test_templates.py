@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from finetune_trainer.data import LightTokenizer
 from finetune_trainer.data.dataset import DataPlan, load_dataset
 from finetune_trainer.data.example import IGNORED, Example
@@ -88,7 +89,9 @@ def test_text_ids_and_trained_tokens_are_exact(template: str, tokenizers_dir: Pa
     tokenizer = ready(tokenizers_dir / "bytes", template).tokenizer
     example = example_of(TALK, tokenizer, template, tmp_path, trained=True)
     text, trained = EXPECTED[template]
-    bos = "<s>" if template == "simplified-llama31" else ""  # this tokenizer puts none; that template always begins with it
+    bos = (
+        "<s>" if template == "simplified-llama31" else ""
+    )  # this tokenizer puts none; that template always begins with it
     expected = backend_of(tokenizer).encode(bos + text, add_special_tokens=False).ids
     assert example.input_ids == expected
     assert trained_texts(example, tokenizer) == trained
@@ -166,7 +169,8 @@ def test_chat_ml_is_the_usual_chat_ml(tokenizers_dir: Path, tmp_path: Path) -> N
     from transformers import AutoTokenizer
 
     usual = (
-        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+        "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
+        "message['content'] + '<|im_end|>' + '\n'}}"
         "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
     )
     tokenizer = AutoTokenizer.from_pretrained(tokenizers_dir / "padded")
@@ -238,7 +242,8 @@ class TestKeepOriginal:
         from transformers import AutoTokenizer
 
         source = (
-            "{%- set ns = namespace(n=0) %}\n{% for m in messages %}\n    {% if loop.index > 4 %}{% break %}{% endif %}\n"
+            "{%- set ns = namespace(n=0) %}\n{% for m in messages %}\n    "
+            "{% if loop.index > 4 %}{% break %}{% endif %}\n"
             "    {% set ns.n = ns.n + 1 %}\n{{ ns.n }}:{{ m['content'] | trim | tojson }}\n{% endfor %}{{ bos_token }}"
         )
         tokenizer = AutoTokenizer.from_pretrained(tokenizers_dir / "merged")

@@ -3,11 +3,12 @@
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from finetune_trainer.data.mixing import interleave
 from finetune_trainer.data.splitting import auto_split
 from finetune_trainer.errors import BadConfiguration, BadData
-from hypothesis import given
-from hypothesis import strategies as st
 
 SIZES = st.lists(st.integers(1, 30), min_size=1, max_size=4)
 
@@ -74,5 +75,5 @@ def test_the_default_split_is_pinned() -> None:
 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_too_few_rows_to_split(rows: int) -> None:
-    with pytest.raises(BadData, match="AUTO_SPLIT with ratio 0.2"):
+    with pytest.raises(BadData, match=r"AUTO_SPLIT with ratio 0\.2"):
         auto_split(rows, 0.2, 1)

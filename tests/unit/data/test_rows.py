@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from finetune_trainer.data.rows import BadLines, DataFile, read_rows
 from finetune_trainer.errors import BadData, InputMissing
 
@@ -42,10 +43,16 @@ USER = {"role": "user", "content": "Hi"}
         (row("Hi"), "message 1 must be an object {role, content}, not string"),
         (row(USER, {"content": "Hello"}), "message 2 has no 'role'"),
         (row({"role": "user", "contents": "Hi"}), "message 1 has no 'content' (found 'contents')"),
-        (row(USER, {"role": "asistant", "content": "x"}), "message 2 has the unknown role 'asistant'; did you mean 'assistant'?"),
+        (
+            row(USER, {"role": "asistant", "content": "x"}),
+            "message 2 has the unknown role 'asistant'; did you mean 'assistant'?",
+        ),
         (row({"role": "tool", "content": "x"}), "roles are system, user, assistant"),
         (row({"role": 3, "content": "x"}), "unknown role 3"),
-        (row(USER, {"role": "assistant", "content": None}), "message 2 (assistant) must have text as content, not null"),
+        (
+            row(USER, {"role": "assistant", "content": None}),
+            "message 2 (assistant) must have text as content, not null",
+        ),
         (row({"role": "user", "content": [{"type": "text"}]}), "must have text as content, not list"),
         (row(USER, {"role": "assistant", "content": " \n"}), "message 2 (assistant) has empty content"),
         (row({**USER, "weight": 0}), "the key 'weight', which training would ignore"),

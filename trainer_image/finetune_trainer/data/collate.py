@@ -1,5 +1,5 @@
-"""Examples to one padded batch. Padding is masked by position, never by token id: a tokenizer's pad may be its BOS or EOS,
-which also stand inside the text and must be attended to and learnt there."""
+"""Examples to one padded batch. Padding is masked by position, never by token id: a tokenizer's pad may be its BOS or
+EOS, which also stand inside the text and must be attended to and learnt there."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,5 @@
-"""The data of a job: files of conversations read, checked, tokenised, filtered, mixed and split, with an account of it all.
+"""The data of a job: files of conversations read, checked, tokenised, filtered, mixed and split, with an account of it
+all.
 
 The download pod calls it for the account, before any GPU is asked for; the train pod for the examples. Takes plain
 arguments; from_job_config.py reads them from the configuration.
@@ -47,7 +48,8 @@ class DataPlan:
 
 @dataclass
 class Account:
-    """What became of the rows of all files. usable: short enough; dropped: longer than max_seq_length; lengths in tokens."""
+    """What became of the rows of all files. usable: short enough; dropped: longer than max_seq_length; lengths in
+    tokens."""
 
     usable: int = 0
     dropped: int = 0
@@ -108,6 +110,7 @@ class _Reader:
     def __init__(self, plan: DataPlan, tokenizer: Any) -> None:
         add_template_tokens(tokenizer, plan.chat_template_name)
         self._plan = plan
+        self.max_seq_length = plan.max_seq_length
         self._backend = backend_of(tokenizer)
         self._renderer = chat_renderer(tokenizer, plan.chat_template_name)
         self._seen: set[int] = set()
@@ -133,7 +136,7 @@ class _Reader:
         length = len(example)
         account.shortest = length if account.shortest is None else min(account.shortest, length)
         account.longest = max(account.longest, length)
-        if length > self._plan.max_seq_length:
+        if length > self.max_seq_length:
             account.dropped += 1
             return False
         account.usable += 1
@@ -147,9 +150,9 @@ class _Reader:
 def _check_something_left(parts: list[list[Example]], name: str, reader: _Reader) -> None:
     if not any(parts):
         raise BadData(
-            f"every row of data_conf.{name} is longer than max_seq_length ({reader._plan.max_seq_length} tokens); the "
-            f"shortest row has {reader.account.shortest}, the longest {reader.account.longest}: raise sft_args.max_seq_length "
-            "or shorten the rows"
+            f"every row of data_conf.{name} is longer than max_seq_length ({reader.max_seq_length} tokens); "
+            f"the shortest row has {reader.account.shortest}, the longest {reader.account.longest}: "
+            "raise sft_args.max_seq_length or shorten the rows"
         )
 
 
@@ -170,8 +173,8 @@ def _in_order(training: list[list[Example]], files: list[DataFile], plan: DataPl
     for file, rows in zip(files, training, strict=True):
         if not rows:
             raise BadData(
-                f"{file.name}: no row is left to train on after the length filter and the split, but the mix gives it a "
-                "weight; raise max_seq_length, add rows, or set its sampling_weight to 0"
+                f"{file.name}: no row is left to train on after the length filter and the split, but the mix gives "
+                "it a weight; raise max_seq_length, add rows, or set its sampling_weight to 0"
             )
     weights = [weight for weight in plan.mix.weights if weight > 0]
     order = interleave([len(rows) for rows in training], weights, plan.mix.seed)

@@ -7,9 +7,11 @@ IGNORED = -100  # the label that a cross-entropy loss skips
 
 
 class Example:
-    """Token ids and their labels, equally long and unshifted (the model shifts); labels are IGNORED outside trained spans.
+    """Token ids and their labels, equally long and unshifted (the model shifts); labels are IGNORED outside trained
+    spans.
 
-    Held as 4 bytes a token and the trained spans, not as two lists of Python ints; `input_ids` and `labels` build lists.
+    Held as 4 bytes a token and the trained spans, not as two lists of Python ints; `input_ids` and `labels` build
+    lists.
     """
 
     __slots__ = ("_ids", "_spans")
@@ -56,7 +58,7 @@ class Example:
         return sum(end - start for start, end in self._spans)
 
 
-def _trained_spans(ids: array, labels: Sequence[int]) -> tuple[tuple[int, int], ...]:
+def _trained_spans(ids: "array[int]", labels: Sequence[int]) -> tuple[tuple[int, int], ...]:
     spans: list[tuple[int, int]] = []
     start: int | None = None
     for position, label in enumerate(labels):

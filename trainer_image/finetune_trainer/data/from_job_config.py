@@ -18,7 +18,8 @@ from finetune_trainer.errors import BadConfiguration
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Examples to train on (in order, before shuffling), to evaluate on, what the report says, and what the user should know."""
+    """Examples to train on (in order, before shuffling), to evaluate on, what the report says, and what the user
+    should know."""
 
     train: list[Example]
     eval: list[Example] | None

@@ -1,8 +1,8 @@
-"""A model's tokenizer without transformers: the download pod counts tokens a second after its start, and never loads torch
-(importing transformers' AutoTokenizer costs 8 s and loads it).
+"""A model's tokenizer without transformers: the download pod counts tokens a second after its start, and never loads
+torch (importing transformers' AutoTokenizer costs 8 s and loads it).
 
-It reads what transformers reads (tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.jinja) and
-offers the few names of a transformers tokenizer that this package uses, so that the same code serves both.
+It reads what transformers reads (tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.jinja)
+and offers the few names of a transformers tokenizer that this package uses, so that the same code serves both.
 tests/training/data holds the two to the same ids.
 """
 
@@ -22,15 +22,15 @@ class LightTokenizer:
         self.backend_tokenizer = backend
         self.chat_template = chat_template
         self.padding_side = settings.get("padding_side", "right")
-        self.special_tokens_map = {
-            name: _content(settings[name]) for name in SPECIAL_NAMES if _content(settings.get(name)) is not None
-        }
+        contents = {name: _content(settings.get(name)) for name in SPECIAL_NAMES}
+        self.special_tokens_map = {name: content for name, content in contents.items() if content is not None}
         _add_missing(backend, settings, self.special_tokens_map)
         self.add_bos_token = settings.get("add_bos_token")  # None: as tokenizer.json's post-processor says
 
     @classmethod
     def load(cls, directory: Path) -> "LightTokenizer":
-        """Reads the tokenizer of a model directory. Raises FileNotFoundError without tokenizer.json, ValueError if broken."""
+        """Reads the tokenizer of a model directory. Raises FileNotFoundError without tokenizer.json, ValueError if
+        broken."""
         path = directory / "tokenizer.json"
         if not path.is_file():
             raise FileNotFoundError(path)

@@ -1,7 +1,8 @@
 """PRECOMPUTE_WEIGHTED_MIX: which row of which dataset comes next, until every row of every dataset was drawn.
 
 Datasets of weight 0 are left out. Equal weights of 1.0 take turns exactly; other weights are probabilities after
-normalising, drawn from a generator that is a function of the seed alone. A dataset that ends before the others starts over.
+normalising, drawn from a generator that is a function of the seed alone. A dataset that ends before the others starts
+over.
 """
 
 import random

@@ -149,7 +149,5 @@ def _set_padding_token(tokenizer: Any, strategy: str) -> int:
 
 def _stop_tokens(tokenizer: Any, template: ChatTemplate | None) -> tuple[int, ...]:
     end_of_turn = template.end_of_turn if template else None
-    ids = [backend_of(tokenizer).token_to_id(end_of_turn)] if end_of_turn else []
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ids:
-        ids.append(tokenizer.eos_token_id)
-    return tuple(int(token) for token in ids)
+    ids = [backend_of(tokenizer).token_to_id(end_of_turn) if end_of_turn else None, tokenizer.eos_token_id]
+    return tuple(dict.fromkeys(int(token) for token in ids if token is not None))

@@ -1,8 +1,9 @@
 """Renders conversations through a chat template and says which characters the assistant wrote.
 
 One renderer serves our templates and a model's own: the environment is what transformers gives templates (sandboxed,
-trimmed blocks, raise_exception, strftime_now, tojson, loop controls, generation tags), without importing transformers, so
-that the download pod counts the same tokens that the train pod trains. tests/training/data holds the two to equality.
+trimmed blocks, raise_exception, strftime_now, tojson, loop controls, generation tags), without importing transformers,
+so that the download pod counts the same tokens that the train pod trains. tests/training/data holds the two to
+equality.
 """
 
 import json
@@ -153,7 +154,8 @@ class Renderer:
 
 
 def _content_and_end(turn: str, prompt_end: int, content: str) -> Span:
-    """From the content (after a header that has no generation prompt) to the end marker, without white space after it."""
+    """From the content (after a header that has no generation prompt) to the end marker, without white space after
+    it."""
     found = turn.find(content.strip(), prompt_end)
     if found < 0:
         raise UnstableTemplate("the template changes what the assistant said")

@@ -1,9 +1,9 @@
 """The five chat templates of document 003, as Jinja that marks what the assistant says.
 
-The text between {% generation %} and {% endgeneration %} is the assistant's content and its end marker: rendering with the
-marks gives the spans to train (rendering.py), and without the marks it is the template that the exported model carries, so
-that training and inference cannot differ. BOS: simplified-llama31 always begins with it; the others begin with it exactly
-if the tokenizer itself puts it before a text, so that there is always one, never two.
+The text between {% generation %} and {% endgeneration %} is the assistant's content and its end marker: rendering with
+the marks gives the spans to train (rendering.py), and without the marks it is the template that the exported model
+carries, so that training and inference cannot differ. BOS: simplified-llama31 always begins with it; the others begin
+with it exactly if the tokenizer itself puts it before a text, so that there is always one, never two.
 """
 
 import re
@@ -87,5 +87,6 @@ def marks_generation(source: str) -> bool:
 
 
 def without_marks(source: str) -> str:
-    """The template for export: not every Jinja engine knows the generation tag, and it changes no rendered text here."""
+    """The template for export: not every Jinja engine knows the generation tag, and it changes no rendered text
+    here."""
     return _GENERATION_MARK.sub("", source)

@@ -1,7 +1,8 @@
-"""Conversations to examples: rendered, tokenised in batches by the Rust library, assistant tokens found by their offsets.
+"""Conversations to examples: rendered, tokenised in batches by the Rust library, assistant tokens found by their
+offsets.
 
-A conversation is tokenised once, as a whole, as inference will see it; a token is trained if it begins in the assistant's
-text. (Tokenising the turns apart would give other tokens where they meet.)
+A conversation is tokenised once, as a whole, as inference will see it; a token is trained if it begins in the
+assistant's text. (Tokenising the turns apart would give other tokens where they meet.)
 """
 
 from bisect import bisect_left
@@ -51,9 +52,10 @@ def _render(
             yield _render_row(row, renderer, completions_only)
         except UnstableTemplate as error:
             raise BadConfiguration(
-                f"sft_args.train_on_completions_only needs to know where the assistant's text lies, but the model's chat "
-                f"template does not tell ({file.name}:{row.line}: {error}); choose another data_conf.chat_template_name, "
-                "mark the text with {% generation %} in the template, or set train_on_completions_only to false"
+                "sft_args.train_on_completions_only needs to know where the assistant's text lies, but the model's "
+                f"chat template does not tell ({file.name}:{row.line}: {error}); choose another "
+                "data_conf.chat_template_name, mark the text with {% generation %} in the template, or set "
+                "train_on_completions_only to false"
             ) from None
         except RowError as error:
             bad.add(file.name, row.line, str(error))
