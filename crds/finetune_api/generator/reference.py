@@ -18,10 +18,10 @@ def spec_page(spec: Schema) -> str:
         f"`apiVersion: {API_VERSION}`, `kind: {KIND}`. The same text is in the cluster: `kubectl explain ftj.spec`.",
         "Keys without a default are left to the operator or may be absent.",
         "",
-        "Misspelt keys are refused by kubectl, Helm and server-side apply, which ask for strict field validation. A program",
-        "that writes without it (`fieldValidation=Warn` is the API's default) gets a warning, and the key is dropped. What is",
-        "inside free-form keys (`peft_kwargs`, `lr_scheduler_kwargs`, …) and keys of several types is checked by",
-        "`finetune validate`, and by the operator, which says so in a condition.\n",
+        "Misspelt keys are refused by kubectl, Helm and server-side apply, which ask for strict field validation. A",
+        "program that writes without it (`fieldValidation=Warn` is the API's default) gets a warning, and the key is",
+        "dropped. What is inside free-form keys (`peft_kwargs`, `lr_scheduler_kwargs`, …) and keys of several types is",
+        "checked by `finetune validate`, and by the operator, which says so in a condition.\n",
     ]
     for title, section in _sections("spec", spec, ()):
         lines += [f"## {title}\n", *_table(section), ""]
