@@ -51,7 +51,7 @@ func newContainer(p *pod, spec *v1.Container, init bool, known []v1.ContainerSta
 	c := &container{pod: p, spec: spec, init: init, up: make(chan struct{})}
 	c.sidecar = init && spec.RestartPolicy != nil && *spec.RestartPolicy == v1.ContainerRestartPolicyAlways
 	reason := "ContainerCreating"
-	if !init && len(p.object.Spec.InitContainers) > 0 || init && len(p.inits) > 0 {
+	if !init && len(p.first.Spec.InitContainers) > 0 || init && len(p.inits) > 0 {
 		reason = "PodInitializing"
 	}
 	c.status = v1.ContainerStatus{Name: spec.Name, Image: spec.Image, Started: new(bool), State: waiting(reason, "")}
@@ -124,7 +124,7 @@ func (c *container) mayRestart(exitCode int32) bool {
 	if c.sidecar {
 		return true
 	}
-	switch c.pod.object.Spec.RestartPolicy {
+	switch c.pod.first.Spec.RestartPolicy {
 	case v1.RestartPolicyAlways:
 		return !c.init || exitCode != 0
 	case v1.RestartPolicyOnFailure:
@@ -183,7 +183,7 @@ func sleep(ctx context.Context, delay time.Duration) bool {
 }
 
 func (c *container) podName() string {
-	object := c.pod.object
+	object := c.pod.first
 	return fmt.Sprintf("%s_%s(%s)", object.Name, object.Namespace, object.UID)
 }
 
@@ -446,7 +446,6 @@ func (c *container) terminate(r *running, grace time.Duration) {
 	killed, stop := context.WithDeadline(context.Background(), own)
 	defer stop()
 	if c.spec.Lifecycle != nil && c.spec.Lifecycle.PreStop != nil {
-		c.pod.event(v1.EventTypeNormal, "PreStopHook", "Running the pre-stop hook of container %s", c.spec.Name)
 		if err := c.hook(killed, r, c.spec.Lifecycle.PreStop); err != nil {
 			c.event(v1.EventTypeWarning, "FailedPreStopHook", "PreStopHook failed: %v", err)
 		}

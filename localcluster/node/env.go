@@ -15,6 +15,7 @@ import (
 	"k8s.io/kubernetes/pkg/fieldpath"
 	"k8s.io/kubernetes/third_party/forked/golang/expansion"
 
+	"finetune-operator.io/localcluster/hosts"
 	"finetune-operator.io/localcluster/images"
 )
 
@@ -26,7 +27,7 @@ func (n *Node) environment(ctx context.Context, pod *v1.Pod, c *v1.Container, im
 	env := map[string]string{
 		"PATH":                          strings.Join(append(slices.Clone(image.Path), systemPath), ":"),
 		"HOME":                          "/root",
-		"HOSTNAME":                      pod.Name,
+		"HOSTNAME":                      hosts.Hostname(pod),
 		"KUBERNETES_SERVICE_HOST":       n.cfg.APIHost,
 		"KUBERNETES_SERVICE_PORT":       strconv.Itoa(n.cfg.APIPort),
 		"KUBERNETES_SERVICE_PORT_HTTPS": strconv.Itoa(n.cfg.APIPort),

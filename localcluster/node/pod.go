@@ -26,6 +26,7 @@ const (
 // pod runs one pod from binding to deletion.
 type pod struct {
 	node     *Node
+	first    *v1.Pod // as first seen: what never changes is read here, without the lock
 	uid      types.UID
 	dir      string
 	ip       string
@@ -56,10 +57,12 @@ type pod struct {
 func newPod(n *Node, object *v1.Pod, ip string) *pod {
 	ctx, stop := context.WithCancel(n.ctx)
 	p := &pod{
-		node: n, uid: object.UID, ip: ip, ctx: ctx, stop: stop, object: object,
+		node: n, first: object, uid: object.UID, ip: ip, ctx: ctx, stop: stop, object: object,
 		dir:  filepath.Join(n.cfg.Dir, "pods", dirName(object)),
 		gone: make(chan struct{}), deleting: make(chan struct{}), dirty: make(chan struct{}, 1), hurried: make(chan struct{}),
 		conditions: map[v1.PodConditionType]v1.PodCondition{},
+		reason:     object.Status.Reason, message: object.Status.Message,
+		finished: object.Status.Phase == v1.PodSucceeded || object.Status.Phase == v1.PodFailed,
 	}
 	for _, condition := range object.Status.Conditions {
 		p.conditions[condition.Type] = condition
@@ -88,10 +91,7 @@ func (p *pod) current() *v1.Pod {
 }
 
 func (p *pod) event(kind, reason, format string, args ...any) {
-	p.mu.Lock()
-	object := p.object
-	p.mu.Unlock()
-	p.node.events.Eventf(object, kind, reason, format, args...)
+	p.node.events.Eventf(p.first, kind, reason, format, args...)
 }
 
 func (p *pod) update(object *v1.Pod) {
@@ -139,6 +139,12 @@ func (p *pod) forget() {
 	}
 }
 
+func (p *pod) isGone() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.forgotten
+}
+
 func (p *pod) kill() {
 	for _, c := range p.containers() {
 		if r := c.running(); r != nil {
@@ -157,7 +163,7 @@ func (p *pod) run() {
 		case <-p.node.ctx.Done():
 		}
 	}()
-	if phase := p.current().Status.Phase; phase != v1.PodSucceeded && phase != v1.PodFailed {
+	if !p.isFinished() {
 		p.work()
 		if p.node.ctx.Err() != nil {
 			return // the node stops: the pod goes on when it is back
@@ -214,12 +220,12 @@ func (p *pod) interrupted() {
 }
 
 func (p *pod) limitTime() {
-	seconds := p.object.Spec.ActiveDeadlineSeconds
+	seconds := p.first.Spec.ActiveDeadlineSeconds
 	if seconds == nil {
 		return
 	}
 	begin := time.Now()
-	if started := p.current().Status.StartTime; started != nil {
+	if started := p.first.Status.StartTime; started != nil {
 		begin = started.Time
 	}
 	timer := time.AfterFunc(time.Until(begin.Add(time.Duration(*seconds)*time.Second)), func() {
@@ -229,7 +235,7 @@ func (p *pod) limitTime() {
 }
 
 func (p *pod) grace() time.Duration {
-	if seconds := p.object.Spec.TerminationGracePeriodSeconds; seconds != nil {
+	if seconds := p.first.Spec.TerminationGracePeriodSeconds; seconds != nil {
 		return time.Duration(*seconds) * time.Second
 	}
 	return defaultGrace * time.Second

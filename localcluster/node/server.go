@@ -32,7 +32,7 @@ func (n *Node) serve() error {
 
 func (n *Node) findPod(namespace, name string) (*pod, error) {
 	for _, p := range n.running() {
-		if object := p.current(); object.Namespace == namespace && object.Name == name {
+		if p.first.Namespace == namespace && p.first.Name == name {
 			return p, nil
 		}
 	}
@@ -78,7 +78,7 @@ func (n *Node) logs(w http.ResponseWriter, r *http.Request) {
 func (c *container) logRun(previous bool) (int32, error) {
 	c.pod.mu.Lock()
 	defer c.pod.mu.Unlock()
-	run, state, name := c.status.RestartCount, c.status.State, c.pod.object.Name
+	run, state, name := c.status.RestartCount, c.status.State, c.pod.first.Name
 	if waits := state.Waiting; waits != nil && c.status.LastTerminationState.Terminated == nil {
 		return 0, fmt.Errorf("container %q in pod %q is waiting to start: %s", c.spec.Name, name, waits.Reason)
 	}

@@ -42,16 +42,15 @@ func (p *pod) writeStatus() error {
 	defer p.writing.Unlock()
 	p.mu.Lock()
 	status := p.statusLocked()
-	object := p.object
 	p.mu.Unlock()
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": p.uid}, "status": status})
 	if err != nil || bytes.Equal(patch, p.written) {
 		return err
 	}
-	pods := p.node.client.CoreV1().Pods(object.Namespace)
-	_, err = pods.Patch(p.node.ctx, object.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	if errors.IsNotFound(err) || errors.IsConflict(err) {
-		return nil // gone, and perhaps another pod has its name
+	pods := p.node.client.CoreV1().Pods(p.first.Namespace)
+	_, err = pods.Patch(p.node.ctx, p.first.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
+	if errors.IsNotFound(err) || (errors.IsConflict(err) && p.isGone()) {
+		return nil // another pod may have its name
 	}
 	if err == nil {
 		p.written = patch
