@@ -66,7 +66,7 @@ def check_lifted_overrides(spec: Spec) -> Iterator[Violation]:
 
 def check_method_arguments(spec: Spec) -> Iterator[Violation]:
     method = spec.get("method") or "sft"
-    if method not in METHOD_ARGUMENTS:
+    if not isinstance(method, str) or method not in METHOD_ARGUMENTS:
         return
     wanted = METHOD_ARGUMENTS[method]
     if spec.get(wanted) is None and method == "sft":
@@ -104,7 +104,8 @@ def check_processes(spec: Spec) -> Iterator[Violation]:
 
 def check_data(spec: Spec) -> Iterator[Violation]:
     data = section(spec, "data_conf")
-    wanted = DATA_TYPE_OF_METHOD.get(spec.get("method") or "sft")
+    method = spec.get("method") or "sft"
+    wanted = DATA_TYPE_OF_METHOD.get(method) if isinstance(method, str) else None
     for name in ("training_data", "validation_data"):
         source = section(data, name)
         given = source.get("data_type")

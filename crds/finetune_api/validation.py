@@ -111,8 +111,8 @@ class _Finder:
             self.add(("kind",), f"must be {KIND}, not {document.get('kind')}")
         for key in document:
             if key not in OBJECT_KEYS:
-                near = difflib.get_close_matches(key, OBJECT_KEYS, n=1)
-                self.add((key,), "unknown key", near[0] if near else None)
+                near = difflib.get_close_matches(str(key), OBJECT_KEYS, n=1)
+                self.add((str(key),), "unknown key", near[0] if near else None)
         for path in self.manifest.duplicates:
             self.add(path, "the key is given twice; kubectl would take the last one without a word")
         name = self.manifest.metadata.get("name")
