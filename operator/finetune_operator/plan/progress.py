@@ -88,6 +88,7 @@ def _derived(progress: Object, final: bool) -> Object:
     if final:
         progress.pop("etaSeconds", None)
         progress.pop("eta", None)
+        progress["phase"] = "done" if step is not None and step == total else "stopped"
         if step is not None and step == total:
             progress["percent"] = 100.0
     elif progress.get("etaSeconds") is not None:

@@ -44,7 +44,8 @@ def test_bad_data_and_missing_inputs_fail_before_any_training(operator_process, 
     jobs.apply("broken", **with_data(spec, "configmap://data/broken.jsonl"))
     jobs.apply("empty", **with_data(spec, "configmap://data/empty.jsonl"))
     jobs.apply("model", **{**spec, "basemodel": "s3://models/no-such-model"})
-    jobs.apply("bucket", **{**spec, "bucketStorageHost": "http://127.0.0.1:9", "maxAttempts": 2})
+    unreachable = {"basemodel": "s3://models/elsewhere", "bucketStorageHost": "http://127.0.0.1:9"}
+    jobs.apply("bucket", **{**spec, **unreachable, "maxAttempts": 2})
     expected = {"broken": "BadData", "empty": "BadData", "model": "InputMissing"}
     for name, reason in expected.items():
         status = jobs.until_phase(name, "Failed", timeout=120)
