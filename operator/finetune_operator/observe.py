@@ -1,7 +1,7 @@
 """Reading live state for one reconcile: the children by label and owner, and Events only about what does not get on.
 
-Reads per reconcile: none beyond the FineTuneJob once it has finished; else four in parallel (Jobs, pods, two claims),
-and a few more while something waits.
+Reads per reconcile: none beyond the FineTuneJob once it has finished; else four (Jobs and two claims, then
+pods), and a few more while something waits.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ async def observe(client: KubeClient, job: Object, request: Request | None, now:
         return Observed(job)
     namespace, uid = job["metadata"]["namespace"], job["metadata"]["uid"]
     selector = f"{constants.LABEL_JOB_UID}={uid}"
-    jobs, pods, checkpoints, cache = await asyncio.gather(
+    jobs, checkpoints, cache = await asyncio.gather(
         client.list(JOB, namespace, labelSelector=selector),
-        client.list(POD, namespace, labelSelector=selector),
         client.get(PVC, namespace, request.checkpoints_name),
         client.get(PVC, namespace, request.cache_name) if request.uses_cache else _nothing(),
     )
     jobs = [child for child in jobs if owned_by(child, job)]
-    pods = [pod for pod in pods if any(owned_by(pod, one) for one in jobs) or "deletionTimestamp" in pod["metadata"]]
+    # After the Jobs: a Job that is over must not be seen beside a pod that seems to run, or its last words are missed.
+    pods = [pod for pod in await client.list(POD, namespace, labelSelector=selector) if _of_a_job(pod)]
     suspects = _waiting(jobs, pods, [claim for claim in (checkpoints, cache) if claim], now)
     return Observed(
         job,
@@ -68,6 +68,11 @@ async def _leftovers(client: KubeClient, job: Object) -> Observed:
         config_maps=tuple(child for child in maps if owned_by(child, job)),
         services=tuple(child for child in services if owned_by(child, job)),
     )
+
+
+def _of_a_job(pod: Object) -> bool:
+    """Also of a Job that is gone already: its pod may still be alive, and holds the next try back."""
+    return any(owner.get("kind") == "Job" for owner in pod["metadata"].get("ownerReferences") or [])
 
 
 async def _nothing() -> None:

@@ -79,7 +79,7 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Decisions:
         step = decide(context)
         actions += step.actions
         if step.needs_run:
-            return Decisions(status=observed.status, actions=tuple(actions), needs_run=True)
+            return Decisions(status=observed.status, actions=tuple(actions), needs_run=True, requeue=5)
         if step.verdict:
             return _decided(observed, context, actions, step.verdict, now)
     raise AssertionError("the last decision always has a verdict")

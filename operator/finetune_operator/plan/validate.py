@@ -5,12 +5,14 @@ administrator's caps) fails here, with the key's name.
 """
 
 import copy
+import functools
+import json
 from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_api.locations import LocationError
-from finetune_api.resolve import resolve
+from finetune_api.resolve import ResolvedSpec, resolve
 from finetune_api.spec import FineTuneJobSpec
 
 from ..builders.request import Request
@@ -35,7 +37,7 @@ def request(spec: dict[str, Any], name: str, namespace: str, uid: str, settings:
     """The same from a manifest's parts."""
     capped, notices = cap_gpus(spec, settings.max_gpus_per_node)
     try:
-        resolved = resolve(FineTuneJobSpec.model_validate(capped))
+        resolved = _resolved(json.dumps(capped, sort_keys=True))
     except ValidationError as error:
         raise InvalidSpecError(_sentences(error)) from None
     except (LocationError, ValueError) as error:
@@ -43,6 +45,12 @@ def request(spec: dict[str, Any], name: str, namespace: str, uid: str, settings:
     _check_accelerator(resolved.spec.accelerator_type, settings)
     notices += [*resolved.notices, *resolved.warnings]
     return Request(name, namespace, uid, resolved, spec_hash(spec), settings, tuple(notices))
+
+
+@functools.lru_cache(maxsize=512)
+def _resolved(spec: str) -> ResolvedSpec:
+    """Resolving takes milliseconds and depends on the spec alone; a job is reconciled many times."""
+    return resolve(FineTuneJobSpec.model_validate(json.loads(spec)))
 
 
 def cap_gpus(spec: dict[str, Any], most: int) -> tuple[dict[str, Any], list[str]]:

@@ -29,11 +29,12 @@ def why_waiting(
     unscheduled = [message for pod in pods if (message := _unscheduled(pod))]
     if unscheduled or not pods:
         for claim in claims:
-            if message := _unbound(claim, warnings):
-                return Verdict(phase, "VolumePending", message, stuck=True, requeue=10)
+            if unbound := _unbound(claim, warnings):
+                message, stuck = unbound
+                return Verdict(phase, "VolumePending", message, stuck=stuck, requeue=10)
     for job in jobs:
         if found := _from_job_events(job, pods, warnings):
-            return Verdict(phase, *found, stuck=True, requeue=10)
+            return Verdict(phase, *found, stuck=found[0] != "QuotaExceeded", requeue=10)
     for message in unscheduled:
         return Verdict(phase, "Unschedulable", _scheduling_advice(message), requeue=10)
     return None
@@ -100,18 +101,18 @@ def _scheduling_advice(message: str) -> str:
     return f"no node can take the pod yet ({_short(message)}): {advice}"
 
 
-def _unbound(claim: Object, warnings: tuple[Object, ...]) -> str | None:
+def _unbound(claim: Object, warnings: tuple[Object, ...]) -> tuple[str, bool] | None:
+    """What to do about a claim without a volume, and whether it needs somebody: slow provisioning does not."""
     if (claim.get("status") or {}).get("phase") not in ("Pending", None):
         return None
     name, wanted = claim["metadata"]["name"], (claim.get("spec") or {}).get("storageClassName")
     said = [event for event in _about(claim, warnings) if event.get("reason") != "WaitForFirstConsumer"]
-    why = _short(said[-1].get("message") or "") if said else "nothing provisions it"
     where = (
         f"storageClass {wanted!r}" if wanted else "the cluster has no default StorageClass, and storageClass is not set"
     )
-    return (
-        f"PersistentVolumeClaim {name} is not bound ({where}; {why}). Check `kubectl get storageclass` and storageClass"
-    )
+    why = _short(said[-1].get("message") or "") if said else "nothing has provisioned it yet"
+    advice = "Check storageClass; `kubectl get storageclass` lists what there is"
+    return f"PersistentVolumeClaim {name} is not bound ({where}; {why}). {advice}", bool(said) or not wanted
 
 
 def _from_job_events(job: Object, pods: tuple[Object, ...], warnings: tuple[Object, ...]) -> tuple[str, str] | None:

@@ -30,7 +30,7 @@ def test_pods_that_cannot_start_say_why(operator_process, jobs, spec, kubectl, n
     assert "nodeSelector" in jobs.until_reason("nowhere", "Unschedulable")
     assert "'no-such-map'" in jobs.until_reason("map", "ConfigMapMissing")
     for name in ("image", "secret", "class", "map"):
-        assert jobs.condition(name, "Stalled")[0] == "True"
+        jobs.wait(f"{name} is stalled", lambda name=name: jobs.condition(name, "Stalled")[0] == "True")
         assert jobs.children("jobs", name, "train") == []
     described = kubectl("describe", "ftj", "image", "-n", namespace).stdout
     assert "ImagePullFailed" in described.partition("Events:")[2]

@@ -268,9 +268,12 @@ def test_kueue_may_run_the_pods_of_one_job_twice(world):
     assert again.status["failures"] == 0
 
 
-def test_a_refused_create_becomes_a_condition(world, condition):
-    decisions = world.plan(blocked=(Blocked("Job", "demo-1", "QuotaExceeded", "exceeded quota: gpu"),))
-    assert condition(decisions, "Stalled") == ("True", "QuotaExceeded")
+@pytest.mark.parametrize(("reason", "stalled"), [("NameTaken", "True"), ("QuotaExceeded", "False")])
+def test_a_refused_create_becomes_a_condition(world, condition, reason, stalled):
+    """Quota may be freed by others; a taken name needs somebody."""
+    decisions = world.plan(blocked=(Blocked("Job", "demo-1", reason, "refused"),))
+    assert condition(decisions, "Ready") == ("False", reason)
+    assert condition(decisions, "Stalled")[0] == stalled
     assert decisions.actions == ()
     assert decisions.requeue
 

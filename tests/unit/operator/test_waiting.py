@@ -67,6 +67,15 @@ def test_an_unbound_volume_is_named_before_the_scheduler_complains_of_it(world):
     assert "not found" in text
 
 
+@pytest.mark.parametrize(("wanted", "stuck"), [({"storageClassName": "slow"}, False), ({}, True)])
+def test_slow_provisioning_needs_nobody_but_a_missing_default_class_does(world, wanted, stuck):
+    job, claim = world.train_job(), world.claim(phase="Pending", **wanted)
+    pod = world.waiting_pod(job, unscheduled="pod has unbound immediate PersistentVolumeClaims")
+    verdict = why_waiting("Starting", (job,), (pod,), (claim,), ())
+    assert verdict.reason == "VolumePending"
+    assert verdict.stuck is stuck
+
+
 def test_a_volume_that_waits_for_its_first_pod_is_no_cause_of_an_image_problem(world):
     job, claim = world.train_job(), world.claim(phase="Pending")
     assert reason_of(job, (world.waiting_pod(job, "ErrImagePull"),), (claim,))[0] == "ImagePullFailed"
