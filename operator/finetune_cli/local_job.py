@@ -1,7 +1,7 @@
 """What a manifest means on this machine: folders instead of volumes, the user's environment instead of Secrets.
 
-Keys that only a cluster can honour are named and ignored; what would make another training than in the cluster
-(several nodes, data in a claim) is refused with the way out.
+Keys that only a cluster can honour are named and ignored; what a training needs and only a cluster has (data in a claim,
+a value from a Secret) is refused with the way out.
 """
 
 from __future__ import annotations
@@ -96,12 +96,6 @@ def refusals(resolved: ResolvedSpec) -> Iterator[str]:
     from finetune_api.locations import parse_location
 
     spec = resolved.spec.to_dict()
-    if (spec.get("nodes") or 1) > 1:
-        processes = resolved.world_size
-        yield (
-            f"spec.nodes is {spec['nodes']}, and a local run has one machine: with --set nodes=1 --set"
-            f" finetuningGpus={processes} it trains with the same {processes} processes"
-        )
     for path, text in locations(spec):
         location = parse_location(text)
         if location.scheme in ("pvc", "configmap"):
