@@ -67,6 +67,9 @@ class Examples:
         if self._padding.side == "left" and len({len(example) for example in examples}) > 1:
             mask = batch["attention_mask"]
             position_ids = (mask.cumsum(-1) - 1).clamp(min=0) if self._padding.takes_positions else None
+        if self._padding.side == "left":  # a row's first token would be predicted from padding
+            for row, example in enumerate(examples):
+                batch["labels"][row, batch["labels"].shape[1] - len(example)] = IGNORED
         labels = batch["labels"][:, 1:]
         rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
         return MicroBatch(
