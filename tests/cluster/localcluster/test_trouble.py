@@ -51,7 +51,6 @@ def test_a_volume_of_a_missing_secret_is_not_mounted(space):
     volume = {"name": "s", "secret": {"secretName": "none"}}
     space.run("unmounted", ["true"], volumes=[volume], container={"volumeMounts": [{"name": "s", "mountPath": "/s"}]})
     space("wait", "pod/unmounted", "--for=condition=PodScheduled", "--timeout=30s")
-    space("events", "--for", "pod/unmounted", "--types=Warning")
     space.wait("pod/unmounted", "{.status.containerStatuses[0].state.waiting.reason}=ContainerCreating")
     assert (
         'MountVolume.SetUp failed for volume "s" : secret "none" not found'
