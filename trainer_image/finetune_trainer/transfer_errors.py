@@ -44,6 +44,8 @@ def explain(error: BaseException, uri: str, credentials: str, *, writing: bool =
         )
     if names & _NO_CREDENTIALS:
         return InputMissing(f"{uri} cannot be {verb}: no credentials were given; set {credentials}")
+    if "RepositoryNotFoundError" in names and "GatedRepoError" not in names:  # told with 401, lest private names leak
+        return InputMissing(f"{uri} does not exist, or is private; check its name and {credentials}")
     if status in (401, 403) or names & _FORBIDDEN:
         return InputMissing(f"{uri} cannot be {verb}: access denied ({text}); check {credentials}")
     if status is not None and (status >= 500 or status in (408, 429)):
