@@ -5,6 +5,7 @@ Making the base model needs the processor and starting the cluster mostly waits,
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -17,6 +18,15 @@ from finetune_cli.watch import outcome
 if TYPE_CHECKING:
     from finetune_cli.demo_cluster import Cluster
     from finetune_cli.steps import Step, Steps
+
+
+def sources_digest() -> str:
+    """Changes when the operator's code does."""
+    digest = hashlib.sha256()
+    for folder in demo.OPERATOR_SOURCES:
+        for path in sorted(folder.rglob("*.py")):
+            digest.update(str(path).encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 class Preparation:
@@ -65,8 +75,11 @@ class Preparation:
             cluster.wait_ready(step, demo.NAMESPACE, demo.BUCKET)
 
     def _helm_arguments(self) -> list[str]:
-        values = ["mlflow.enabled=true", f"settings.progressSeconds={demo.PROGRESS_SECONDS}", *self.helm_values]
-        sets = [word for value in values for word in ("--set", value)]
+        values = ["mlflow.enabled=true", f"settings.progressSeconds={demo.PROGRESS_SECONDS}"]
+        if self.cluster.is_local:
+            # Local pods run the checkout itself: a changed operator has to be started anew.
+            values.append(f"podAnnotations.{demo.SOURCES_ANNOTATION}=sha-{sources_digest()}")
+        sets = [word for value in [*values, *self.helm_values] for word in ("--set", value)]
         chart = "charts/finetune-operator"
         return ["upgrade", "--install", demo.RELEASE, chart, "-n", demo.OPERATOR_NAMESPACE, "--create-namespace", *sets]
 

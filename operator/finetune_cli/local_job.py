@@ -1,7 +1,7 @@
 """What a manifest means on this machine: folders instead of volumes, the user's environment instead of Secrets.
 
-Keys that only a cluster can honour are named and ignored; what a training needs and only a cluster has (data in a claim,
-a value from a Secret) is refused with the way out.
+Keys that only a cluster can honour are named and ignored. What a training needs and only a cluster has (data in a
+claim, a value from a Secret) is refused with the way out.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ class LocalRun:
         number = self.status.begin([*self.resolved.notices, *self.resolved.warnings], self._gpus())
         environment = self._environment(number)
         self._write_config(number)
-        if number > 1:
-            terminal.note(f"attempt {number}: goes on from the newest complete checkpoint, if there is one")
+        if number > 1 and self.folders.has_checkpoint():
+            terminal.note(f"attempt {number} goes on from the newest complete checkpoint")
         interrupts = Interrupts(lambda: terminal.note("stopping after a checkpoint; Ctrl-C again kills at once"))
         with interrupts.installed(), view:
             code = self._stage("Downloading", "download", environment, view, interrupts)
@@ -188,7 +188,8 @@ class LocalRun:
             constants.ENV_JOB_NAMESPACE: self.job.namespace,
             constants.ENV_JOB_UID: f"local-{self.job.name}",
         }
-        if number > 1:
+        if number > 1 and self.folders.has_checkpoint():
+            # Not without one: `auto` would then take another job's checkpoint from checkpointsRemote.
             ours[constants.ENV_RESUME] = "auto"
         if spec.bucket_storage_host:
             ours["AWS_ENDPOINT_URL"] = spec.bucket_storage_host
