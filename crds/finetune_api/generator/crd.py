@@ -50,6 +50,8 @@ def status_schema() -> Schema:
     conditions = converted["properties"]["conditions"]
     conditions["x-kubernetes-list-type"] = "map"
     conditions["x-kubernetes-list-map-keys"] = ["type"]
+    # The one default: without it a job that no operator has seen counts as current for kstatus (helm --wait, Flux).
+    converted["default"] = {"observedGeneration": -1}
     return converted
 
 

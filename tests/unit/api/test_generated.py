@@ -48,7 +48,13 @@ def test_the_crd_is_small_enough() -> None:
     assert (ROOT / "crds/finetunejobs.yaml").stat().st_size < 200_000
 
 
-@pytest.mark.parametrize("keyword", ["default", "$ref", "anyOf", "oneOf", "allOf", "const"])
+def test_nothing_in_spec_is_filled_in_by_the_api_server_and_an_unseen_job_is_never_current() -> None:
+    defaults = {path: node["default"] for path, node in nodes(SCHEMA) if "default" in node}
+    assert list(defaults.values()) == [{"observedGeneration": -1}]
+    assert SCHEMA["properties"]["status"]["default"] == {"observedGeneration": -1}
+
+
+@pytest.mark.parametrize("keyword", ["$ref", "anyOf", "oneOf", "allOf", "const"])
 def test_the_crd_has_no(keyword: str) -> None:
     assert [path for path, node in nodes(SCHEMA) if keyword in node] == []
 
