@@ -68,7 +68,7 @@ def _another_run(attempt: Object, started: str | None) -> bool:
 def _note_last_words(attempt: Object, pod: Object) -> None:
     """A pod that is being deleted will leave nothing: keep its words while it is there, for when its Job has gone."""
     if end := endings.classify_pod(pod, constants.ROLE_TRAIN):
-        attempt["message"] = end.message
+        attempt |= {"reason": end.reason, "message": end.message}
         if end.exit_code is not None:
             attempt["exitCode"] = end.exit_code
 
@@ -81,7 +81,7 @@ def _vanished(suspended: bool) -> End:
 
 def _close(attempt: Object, end: End, now: str) -> None:
     attempt["outcome"] = end.kind
-    attempt["reason"] = end.reason
+    attempt["reason"] = attempt.get("reason", end.reason) if end.reason == "PodLost" else end.reason
     attempt["message"] = attempt.get("message") or end.message[:1024]
     attempt["endTime"] = end.at or now
     if end.exit_code is not None:

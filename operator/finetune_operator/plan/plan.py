@@ -142,7 +142,7 @@ def _describe(status: Object, context: Context, verdict: Verdict, now: datetime)
     """Attempts, what pods reported, and what the settings have come to."""
     request = context.request
     status["gpus"] = request.nodes * request.gpus
-    status["attempts"] = context.attempts
+    status["attempts"] = _attempts(context, now)
     status["attempt"] = context.attempts[-1]["id"] if context.attempts else 0
     status["failures"] = sum(attempt.get("outcome") == RETRY for attempt in context.attempts)
     if request.notices:
@@ -163,14 +163,28 @@ def _reports(context: Context, now: datetime) -> list[tuple[Object, bool]]:
         for job in context.download_jobs[-1:]:
             found = _last_words(context, job, constants.ROLE_DOWNLOAD)
             reports += [({key: found[key] for key in ("dataset", "effective") if key in found}, False)] if found else []
-    live = context.observed.progress
-    if live and progress.is_due(context.observed.status, live, now, context.settings.progress_seconds):
+    if live := _due_progress(context, now):
         reports.append((live, False))
     recorded = {a["id"] for a in context.observed.status.get("attempts") or [] if a.get("endTime")}
     if context.attempts and context.attempts[-1].get("endTime") and context.attempts[-1]["id"] not in recorded:
         for job in context.train_jobs[-1:]:
             reports.append((_last_words(context, job, constants.ROLE_TRAIN), True))
     return reports
+
+
+def _due_progress(context: Context, now: datetime) -> Object | None:
+    """The running pod's report, if it is worth a write now."""
+    live = context.observed.progress
+    interval = context.settings.progress_seconds
+    return live if live and progress.is_due(context.observed.status, live, now, interval) else None
+
+
+def _attempts(context: Context, now: datetime) -> list[Object]:
+    """The history; the running attempt also says which checkpoint it began with."""
+    live = _due_progress(context, now)
+    if not live or live.get("resumedFromStep") is None or not context.attempts or context.attempts[-1].get("endTime"):
+        return context.attempts
+    return [*context.attempts[:-1], {**context.attempts[-1], "resumedFromStep": live["resumedFromStep"]}]
 
 
 def _last_words(context: Context, job: Object, container: str) -> Object:

@@ -267,19 +267,19 @@ class Jobs:
         with self._explained(name):
             return int(wait_until(f"{name} is at step {step}", check, 120))
 
-    def until_resumed(self, name: str, beyond: int = 0) -> int:
+    def until_resumed(self, name: str, at_least: int) -> int:
         """Waits until the pod of the newest attempt says that it began with a checkpoint; the checkpoint's step."""
 
         def check() -> int | None:
             pods = [pod for pod in self.children("pods", name, "train") if pod["status"]["phase"] == "Running"]
             for pod in pods:
                 report = self._progress(pod["status"]["podIP"])
-                if (report.get("resumedFromStep") or 0) > beyond and report.get("step"):
+                if (report.get("resumedFromStep") or 0) >= at_least:
                     return int(report["resumedFromStep"])
             return None
 
         with self._explained(name):
-            return int(wait_until(f"{name} has resumed beyond step {beyond}", check, 120))
+            return int(wait_until(f"{name} has resumed from step {at_least} or later", check, 120))
 
     def _progress(self, address: str) -> Object:
         try:

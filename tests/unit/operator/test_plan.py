@@ -147,6 +147,25 @@ def test_interruptions_resume_at_once_and_are_never_counted(world, created, how)
     assert decisions.status["attempts"][0]["outcome"] == "resume"
 
 
+def test_a_deleted_pods_last_words_outlive_it(world):
+    job = world.train_job()
+    pod = world.pod(job, exit_code=75, report={"reason": "Interrupted", "message": "stopped after step 54"})
+    pod["metadata"]["deletionTimestamp"] = world.at()
+    world.training_with(job, pods=(pod,))
+    world.step()
+    world.training_with(world.train_job(end="Failed"))
+    attempt = world.plan().status["attempts"][0]
+    assert (attempt["reason"], attempt["exitCode"], attempt["outcome"]) == ("Interrupted", 75, "resume")
+    assert attempt["message"] == "stopped after step 54"
+
+
+def test_a_running_attempt_says_which_checkpoint_it_began_with(world):
+    job = world.train_job()
+    world.training_with(job, pods=(world.pod(job),))
+    decisions = world.plan(progress={"phase": "training", "step": 60, "resumedFromStep": 54})
+    assert decisions.status["attempts"][-1]["resumedFromStep"] == 54
+
+
 def test_suspend_deletes_the_train_job_and_waits_for_its_pods(world, created, condition):
     job = world.train_job()
     pod = world.pod(job)
