@@ -1,7 +1,7 @@
-"""A model and dialogues small enough to train in a second, and ways to run a job: in this process, or as the container does.
+"""A model and dialogues small enough to train in a second, and ways to run a job: in this process, or as the pod does.
 
-Importing torch and transformers costs more than all the training here, so most tests run a job's stages in process; only
-what is about processes (signals, exit codes, data parallelism) goes through the launcher.
+Importing torch and transformers costs more than all the training here, so most tests run a job's stages in process;
+only what is about processes (signals, exit codes, data parallelism) goes through the launcher.
 """
 
 import json
@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from finetune_api import constants
 from finetune_api.job_config import JobConfig
 from finetune_api.report import TerminationReport
 from finetune_api.resolve import resolve
 from finetune_api.spec import FineTuneJobSpec
 
-WORDS = (
+WORDS = str.split(
     "the cat dog sat on a mat ran to my house and saw one bird with red blue green hat who what is your name I am fine "
     "thank you tell me about weather today it rains in spring but not here"
-).split()
+)
 
 
 def _dialogues(count: int, seed: int) -> list[dict[str, Any]]:
@@ -59,7 +60,7 @@ MakeModel = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
-    """make_model(**config) -> the folder of a small Llama with a byte-level BPE tokenizer; the same for the same config."""
+    """make_model(**config) -> the folder of a small Llama with a byte-level BPE tokenizer, made once."""
     made: dict[str, Path] = {}
 
     def make(dtype: str = "float32", **config: Any) -> Path:
@@ -218,6 +219,7 @@ def train_here(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
         config: JobConfig, work: Path | None = None, stop_after: int | None = None, **environment: str
     ) -> Trained:
         import torch
+
         from finetune_trainer.errors import Interrupted
         from finetune_trainer.train.progress import Progress
         from finetune_trainer.train.run import Run
@@ -271,11 +273,11 @@ class Launched:
     def checkpoints(self) -> Path:
         return self.work / "checkpoints"
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = 300) -> int:
         """The exit code."""
         return self.process.wait(timeout)
 
-    def wait_for(self, condition: Callable[[], bool], timeout: float = 90) -> None:
+    def wait_for(self, condition: Callable[[], bool], timeout: float = 300) -> None:
         """Waits until something is so; fails with the log if the process ends before."""
         limit = time.monotonic() + timeout
         while not condition():

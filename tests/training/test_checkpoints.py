@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from finetune_trainer.errors import BadConfiguration, InputMissing
 from finetune_trainer.train import manifest
 from finetune_trainer.train.checkpoint_folder import list_checkpoints, prune

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from finetune_trainer.train import manifest
 
 
@@ -138,20 +139,11 @@ def test_a_generation_config_that_cannot_be_saved_is_put_right(
     assert json.loads((run.final / "generation_config.json").read_text())["temperature"] == 0.6
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"target_modules": ["no_such_layer"]}, "do not fit this model"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights 'pissa' changes the base model"),
-    ],
-)
-def test_an_adapter_that_cannot_be_is_refused(
-    train_here: Any, make_config: Any, kwargs: dict[str, Any], message: str
-) -> None:
+def test_an_adapter_for_layers_that_do_not_exist_is_refused(train_here: Any, make_config: Any) -> None:
     from finetune_trainer.errors import BadConfiguration
 
-    with pytest.raises(BadConfiguration, match=message):
-        train_here(make_config(lora=kwargs))
+    with pytest.raises(BadConfiguration, match="do not fit this model"):
+        train_here(make_config(lora={"target_modules": ["no_such_layer"]}))
 
 
 def test_a_model_that_lacks_weights_is_refused(
@@ -159,8 +151,9 @@ def test_a_model_that_lacks_weights_is_refused(
 ) -> None:
     import shutil
 
-    from finetune_trainer.errors import BadConfiguration
     from safetensors.torch import load_file, save_file
+
+    from finetune_trainer.errors import BadConfiguration
 
     folder = tmp_path / "model"
     shutil.copytree(make_model(), folder)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from finetune_trainer.launch import Ranks, available_cpus, conclude, rank_environment, read_results, watch
 
 Script = Callable[..., Ranks]

@@ -3,9 +3,10 @@
 from collections import Counter
 
 import pytest
-from finetune_trainer.train.sampler import FILLER, BatchShape, deal, epoch_order, global_batches, group_by_length
 from hypothesis import given
 from hypothesis import strategies as st
+
+from finetune_trainer.train.sampler import FILLER, BatchShape, deal, epoch_order, global_batches, group_by_length
 
 
 @given(rows=st.integers(1, 60), per_device=st.integers(1, 5), accumulation=st.integers(1, 4), world=st.integers(1, 4))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-# Losses of the first four steps with the settings of make_config: seed 42, one thread. A change here changes results for
-# users: it must be meant.
+# Losses of the first four steps with the settings of make_config: seed 42, one thread. A change here changes results
+# for users: it must be meant.
 PINNED_FULL = {1: 5.829485, 2: 5.637970, 3: 5.492089, 4: 5.403012}
 PINNED_LORA = {1: 5.829485, 2: 5.790884, 3: 5.768152, 4: 5.744545}
 
@@ -45,9 +45,10 @@ def test_steps_agree_with_a_loop_written_by_hand(
 ) -> None:
     """Plain torch on whole batches of single rows: no padding, no accumulation, no sampler of ours."""
     import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     from finetune_trainer.data import load_training_data, prepare_tokenizer
     from finetune_trainer.train.sampler import epoch_order
-    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config = make_config(
         per_device=3,

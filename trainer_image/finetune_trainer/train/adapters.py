@@ -1,7 +1,7 @@
 """Adapters: which are put onto the model, and how they come off again into a merged one.
 
-PEFT does the work. What it would do wrongly in silence is put right or refused here (each tried on the pinned version):
-LoRA on the embedding and the head of a model that ties them, adapters whose saved form needs a changed base model.
+PEFT does the work; which of its arguments are supported is the API's table (finetune_api/peft_kwargs.py). What PEFT
+would do wrongly in silence is put right here: LoRA on the embedding and the head of a model that ties them.
 """
 
 import copy
@@ -12,22 +12,6 @@ import torch
 
 from finetune_trainer.errors import BadConfiguration, InputMissing
 from finetune_trainer.train.settings import AdapterSettings
-
-# Arguments of LoraConfig that train, save, resume and merge here.
-LORA_ARGUMENTS = (
-    *("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "lora_bias", "init_lora_weights"),
-    *("target_modules", "exclude_modules", "target_parameters", "modules_to_save", "trainable_token_indices"),
-    *(
-        "layers_to_transform",
-        "layers_pattern",
-        "rank_pattern",
-        "alpha_pattern",
-        "fan_in_fan_out",
-        "ensure_weight_tying",
-    ),
-)
-# The others change the base model's weights as they begin, so the adapter alone would not fit the original base model.
-LORA_INITIALISATIONS = (True, False, "gaussian", "orthogonal")
 
 
 def add_adapter(model: Any, settings: AdapterSettings, new_tokens: bool) -> Any:
@@ -43,7 +27,6 @@ def add_adapter(model: Any, settings: AdapterSettings, new_tokens: bool) -> Any:
     if settings.kind != "LORA":
         raise BadConfiguration(f"peft_conf.peft_type {settings.kind} is not supported; use LORA or NO_PEFT")
     kwargs = copy.deepcopy(settings.kwargs)
-    _check_lora(kwargs)
     if new_tokens:
         names = [_name_of(model, model.get_input_embeddings()), _name_of(model, model.get_output_embeddings())]
         kwargs["modules_to_save"] = sorted({*(kwargs.get("modules_to_save") or []), *(name for name in names if name)})
@@ -53,20 +36,6 @@ def add_adapter(model: Any, settings: AdapterSettings, new_tokens: bool) -> Any:
         return peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **kwargs))
     except (ValueError, TypeError) as error:
         raise BadConfiguration(f"peft_conf.peft_kwargs do not fit this model: {error}") from None
-
-
-def _check_lora(kwargs: dict[str, Any]) -> None:
-    unknown = sorted(set(kwargs).difference(LORA_ARGUMENTS))
-    if unknown:
-        raise BadConfiguration(
-            f"peft_conf.peft_kwargs.{unknown[0]} is not supported for LORA; these are: {', '.join(LORA_ARGUMENTS)}"
-        )
-    start = kwargs.get("init_lora_weights", True)
-    if start not in LORA_INITIALISATIONS:
-        raise BadConfiguration(
-            f"peft_conf.peft_kwargs.init_lora_weights {start!r} changes the base model, so the adapter would not fit "
-            "the original one; use true, gaussian or orthogonal"
-        )
 
 
 def _load_pretrained(model: Any, place: str) -> Any:
