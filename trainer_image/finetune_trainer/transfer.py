@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, TypeVar
 
@@ -27,6 +28,18 @@ _CREDENTIALS = {
     "az": "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, in env",
     "hf": "hfTokenSecret (HF_TOKEN)",
 }
+_STORE_VARIABLES = (
+    "AWS_",
+    "GOOGLE_",
+    "GCS_",
+    "STORAGE_EMULATOR",
+    "AZURE_",
+    "HF_",
+    "HTTP",
+    "http",
+    "NO_PROXY",
+    "no_proxy",
+)
 _T = TypeVar("_T")
 
 
@@ -38,6 +51,7 @@ class Remote:
         self.scheme = self.uri.partition("://")[0]
         self.credentials = credentials or _CREDENTIALS.get(self.scheme, "its access rules")
         self.fs = _file_system(self)
+        self.fs.invalidate_cache()  # some stores' clients remember listings
         self.path = str(self.fs._strip_protocol(self.uri)).rstrip("/")
 
     def child(self, relative: str) -> str:
@@ -82,16 +96,19 @@ def use_endpoint(bucket_storage_host: str | None) -> None:
 
 
 def _file_system(remote: Remote) -> Any:
-    import fsspec  # here: fsspec and the stores' libraries take seconds that a job on local files need not wait
-
-    def make() -> Any:
-        options = _store_options(remote.scheme)
-        return fsspec.filesystem(remote.scheme, skip_instance_cache=True, **options)
-
+    settings = tuple(sorted(item for item in os.environ.items() if item[0].startswith(_STORE_VARIABLES)))
     try:
-        return insist(make, remote.uri, remote.credentials)
+        return insist(lambda: _connect(remote.scheme, settings, os.getpid()), remote.uri, remote.credentials)
     except ValueError as error:
         raise BadConfiguration(f"{remote.uri}: {error}; check {remote.credentials}") from None
+
+
+@cache
+def _connect(scheme: str, settings: tuple[tuple[str, str], ...], process: int) -> Any:
+    """One client for each store, its settings in the environment, and this process: making one takes half a second."""
+    import fsspec  # here: fsspec and the stores' libraries take seconds that a job on local files need not wait
+
+    return fsspec.filesystem(scheme, skip_instance_cache=True, **_store_options(scheme))
 
 
 def _store_options(scheme: str) -> dict[str, Any]:
