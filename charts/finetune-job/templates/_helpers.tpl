@@ -96,6 +96,17 @@ A key that both have must have the same value: neither layout outranks the other
 {{- end -}}
 {{- end -}}
 
+{{/* The original chart lists the secrets' plain names; a pod, and a FineTuneJob, has objects with a name. */}}
+{{- define "finetune-job.pullSecrets" -}}
+{{- if hasKey . "imagePullSecrets" -}}
+{{- $secrets := list -}}
+{{- range .imagePullSecrets -}}
+{{- $secrets = append $secrets (ternary (dict "name" .) . (kindIs "string" .)) -}}
+{{- end -}}
+{{- $_ := set . "imagePullSecrets" $secrets -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The spec, as JSON. */}}
 {{- define "finetune-job.spec" -}}
 {{- $values := deepCopy .Values.AsMap -}}
@@ -112,6 +123,7 @@ A key that both have must have the same value: neither layout outranks the other
 {{- end -}}
 {{- end -}}
 {{- include "finetune-job.defaultBatch" $spec -}}
+{{- include "finetune-job.pullSecrets" $spec -}}
 {{- toJson $spec -}}
 {{- end -}}
 

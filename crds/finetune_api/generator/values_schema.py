@@ -47,6 +47,7 @@ CHART_KEYS: dict[str, Schema] = {
 def values_schema(spec: Schema) -> Schema:
     """The schema of values, from the structural schema of spec."""
     keys = {key: _convert(inner) for key, inner in spec["properties"].items()}
+    keys["imagePullSecrets"]["items"]["type"] = ["object", "string"]  # the original chart lists plain names
     nested = {key: keys[key] for key in CONFIG_SECTIONS}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
