@@ -7,6 +7,7 @@ from ..builders.volumes import checkpoints_claim
 from . import endings
 from .context import Context
 from .labels import LABEL_TRAINING
+from .storage import is_own
 from .types import Apply, Object
 
 
@@ -14,11 +15,10 @@ def repair(context: Context) -> tuple[Apply, ...]:
     """One Apply per drifted object: the work volume, and Jobs that have not ended."""
     applies: list[Apply] = []
     claim = context.observed.checkpoints
-    if claim and not context.request.spec.adopt_checkpoints and "deletionTimestamp" not in claim["metadata"]:
+    if claim and is_own(claim, context.request.uid) and "deletionTimestamp" not in claim["metadata"]:
         wanted = checkpoints_claim(context.request)["metadata"]
-        if (claim["metadata"].get("labels") or {}).get("app.kubernetes.io/managed-by"):
-            wanted["labels"] = {**wanted["labels"], **_training(claim)}
-            applies += _drifted(claim, "v1", "PersistentVolumeClaim", wanted)
+        wanted["labels"] = {**wanted["labels"], **_training(claim)}
+        applies += _drifted(claim, "v1", "PersistentVolumeClaim", wanted)
     for job in (*context.download_jobs, *context.train_jobs):
         if endings.ended(job) or "deletionTimestamp" in job["metadata"]:
             continue

@@ -102,6 +102,8 @@ def test_deleting_a_job_removes_what_it_owns_and_nothing_else(operator_process, 
     assert jobs.get("configmap", "data") is not None
     jobs.apply("job", **spec)
     assert "adoptCheckpoints" in jobs.until_reason("job", "VolumeNotOurs")
+    labels = jobs.get("pvc", "job-checkpoints")["metadata"]["labels"]
+    assert labels["finetune-operator.io/job-uid"] != jobs.get("ftj", "job")["metadata"]["uid"]
 
 
 def test_ttl_removes_the_children_and_a_restart_writes_nothing(operator_process, jobs, spec):

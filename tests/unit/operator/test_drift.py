@@ -1,5 +1,6 @@
 """Server-side apply happens only where a live child differs in what is ours and may change."""
 
+import pytest
 from finetune_operator.plan.types import Apply
 
 
@@ -35,6 +36,10 @@ def test_a_label_that_selectors_need_is_put_back_on_the_work_volume(world):
     assert "demo-checkpoints" in applies(world.plan())
 
 
-def test_an_adopted_volume_stays_as_it_is(world):
-    world.spec |= {"adoptCheckpoints": True, "labels": {"team": "b"}}
-    assert applies(world.downloaded().plan()) == {}
+@pytest.mark.parametrize("adopt", [False, True])
+def test_a_volume_that_an_earlier_job_left_is_never_relabelled(world, adopt):
+    """Its labels say whose it is: writing ours onto it would take it."""
+    world.spec |= {"adoptCheckpoints": adopt, "labels": {"team": "b"}}
+    world.downloaded()
+    claim = world.claim(uid="uid-of-an-earlier-job")
+    assert applies(world.plan(checkpoints=claim)) == {}
