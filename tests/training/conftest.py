@@ -249,6 +249,8 @@ def train_here(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
         except Interrupted as interrupted:
             error = interrupted
         finally:
+            if run.uploader is not None:
+                run.uploader.drain()
             if run.tracker is not None:
                 progress.update(mlflow=run.tracker.close("FINISHED" if error is None else None))
             for name in environment:

@@ -19,7 +19,7 @@ def _step(launched: Any) -> int:
 def test_two_processes_through_a_crash_and_a_preemption_train_like_one(
     launch: Any, train_here: Any, make_config: Any, validation: Path
 ) -> None:
-    """Batches of 8 as 1 x 4 accumulated x 2 processes; an epoch's last batch has 2 rows: some micro-batches are empty."""
+    """Batches of 8 as 1 x 4 accumulated x 2 processes; an epoch's last batch has 2 rows: micro-batches are left out."""
     arguments = {
         "num_train_epochs": 10,
         "save_steps": 10,

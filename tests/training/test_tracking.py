@@ -12,7 +12,14 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.train.tracking import TAG_JOB_UID, Tracker, TrackingSettings, flatten, tracked_params
+from finetune_trainer.train.tracking import (
+    TAG_JOB_UID,
+    Tracker,
+    TrackingSettings,
+    flatten,
+    tracked_params,
+    without_credentials,
+)
 
 
 def _settings(uri: str, **changes: Any) -> TrackingSettings:
@@ -196,3 +203,16 @@ def test_parameters_are_flat_text_without_secrets() -> None:
     }
     assert tracked_params(spec) == {"training_args.seed": "1", "training_args.lr_scheduler_kwargs.a": "[1, 2]"}
     assert flatten({"a": "x" * 900})["a"] == "x" * 500
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://user:secret@mlflow:5000/a", "http://mlflow:5000/a"),
+        ("http://mlflow:5000", "http://mlflow:5000"),
+        ("/workdir/mlruns", "/workdir/mlruns"),
+        ("postgresql://me:secret@db/mlflow", "postgresql://db/mlflow"),
+    ],
+)
+def test_credentials_are_never_shown(uri: str, shown: str) -> None:
+    assert without_credentials(uri) == shown

@@ -1,6 +1,6 @@
 """The stream of micro-batches of one process: collated, with the counts that weight the loss."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -31,6 +31,14 @@ class MicroBatch:
     position_ids: Any
     target_positions: Any
     target_ids: Any
+
+    def apply(self, change: Callable[[Any], Any]) -> "MicroBatch":
+        """The same with every tensor changed."""
+        return MicroBatch(**{name: None if value is None else change(value) for name, value in vars(self).items()})
+
+    def pin_memory(self) -> "MicroBatch":
+        """The same in pinned memory; DataLoader calls it, and would pin nothing of a class that it does not know."""
+        return self.apply(lambda tensor: tensor.pin_memory())
 
 
 @dataclass(frozen=True)

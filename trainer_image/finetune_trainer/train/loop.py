@@ -28,6 +28,7 @@ from finetune_trainer.train.sampler import BatchShape
 from finetune_trainer.train.seeding import seed_all, seed_for
 from finetune_trainer.train.settings import LoopSettings
 
+HISTORY = 10_000  # log entries kept in a checkpoint
 BAD_LOSSES = 3  # logged losses in a row that are not numbers before a run in fp16 (which skips such steps) is given up
 
 
@@ -212,10 +213,15 @@ class Loop:
         progress.update(loss=state.loss, tokens_per_second=rate)
         if shown:
             self.reporting.metrics(numbers, state.step)
-            state.history.append({"step": state.step, **numbers})
+            self._remember(numbers)
             if self.parts.world.main:
                 eta = progress.report().eta_seconds
                 logger.info(step_line(state.step, self.total_steps, {**numbers, "eta_seconds": eta}))
+
+    def _remember(self, numbers: dict[str, float]) -> None:
+        """Keeps what was logged in the checkpoints, without letting them grow for ever."""
+        self.state.history.append({"step": self.state.step, **numbers})
+        del self.state.history[:-HISTORY]
 
     def _check_loss(self, loss: float) -> None:
         """Gives up when the loss is no number: weights are lost, and further checkpoints would replace good ones."""
@@ -257,7 +263,7 @@ class Loop:
         state.eval_loss = found.loss
         self.evaluated_step = state.step
         numbers = {"eval_loss": found.loss, "eval_perplexity": found.perplexity, "epoch": round(self._epoch(), 4)}
-        state.history.append({"step": state.step, **numbers})
+        self._remember(numbers)
         self.reporting.metrics(numbers, state.step)
         self.reporting.progress.update(phase="training", eval_loss=found.loss)
         if self.parts.world.main:

@@ -12,8 +12,7 @@ def to_device(batch: MicroBatch, device: torch.device) -> MicroBatch:
     """The batch on the device; copies do not wait where memory is pinned."""
     if device.type == "cpu":
         return batch
-    move = {name: None if value is None else value.to(device, non_blocking=True) for name, value in vars(batch).items()}
-    return MicroBatch(**move)
+    return batch.apply(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def loss_sum(model: Any, batch: MicroBatch, label_smoothing: float = 0.0) -> torch.Tensor:

@@ -101,7 +101,7 @@ class Rank:
 
     def _give_up(self, message: str) -> None:
         """The watchdog's end, from its own thread: the main thread hangs."""
-        self._write(self.progress.last_word("Stalled", message, ExitCode.INTERRUPTED))
+        self._write(self.progress.last_word("Interrupted", message, ExitCode.INTERRUPTED))
         os._exit(ExitCode.INTERRUPTED)
 
     def _end(self, reason: str, message: str, code: ExitCode, run_status: str | None) -> NoReturn:
@@ -112,6 +112,8 @@ class Rank:
         if self.number == 0 and code == ExitCode.OK:
             self.progress.update(phase="done")
         self._write(self.progress.last_word(reason, message, int(code)))
+        if code == ExitCode.INTERRUPTED and self.run is not None and self.run.uploader is not None:
+            self.run.uploader.drain()  # the last checkpoint, as far as the grace period allows; the report is safe
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(int(code))

@@ -13,14 +13,14 @@ from finetune_api.constants import COMPLETION_MARKER
 from finetune_trainer.errors import TrainerError, Unavailable
 from finetune_trainer.train import manifest
 from finetune_trainer.train.checkpoint_folder import checkpoint_path
-from finetune_trainer.transfer import Remote, download_tree, list_tree, upload_tree
+from finetune_trainer.transfer import Remote, download_tree, list_tree, upload_tree, with_scheme
 
 
 class Uploader:
     """Sends folders in the order they came. A failure is a notice, tried again with the next folder and at the end."""
 
     def __init__(self, remote: str, notice: Callable[[str], None]) -> None:
-        self._remote = remote.rstrip("/")
+        self._remote = with_scheme(remote).rstrip("/")
         self._notice = notice
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._unsent: list[Path] = []

@@ -12,6 +12,8 @@ from finetune_trainer.train.progress import Progress
 
 ENV_WATCHDOG = "FINETUNE_WATCHDOG_SECONDS"
 WATCHDOG_SECONDS = 1800.0
+# Loading and saving give no sign of life until they are done; a large model on a slow volume takes long.
+_SLOW_PHASES = 4
 
 
 class Stop:
@@ -50,12 +52,12 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._over.wait(min(self._limit / 4, 15.0)):
-            silence = self._progress.silence()
-            if silence > self._limit:
+            silence, phase = self._progress.silence(), self._progress.phase
+            if silence > self._limit * (1 if phase in ("training", "evaluating") else _SLOW_PHASES):
                 sys.stdout.flush()
                 faulthandler.dump_traceback(all_threads=True)
                 self._end(
-                    f"nothing moved for {silence:.0f} s while {self._progress.phase}; the stacks of all threads are in "
+                    f"nothing moved for {silence:.0f} s while {phase}; the stacks of all threads are in "
                     f"the log. The next attempt resumes. If a step may take so long, set {ENV_WATCHDOG} in env"
                 )
                 return

@@ -106,7 +106,7 @@ class Tracker:
     def _url(self, experiment_id: str | None, run_id: str | None) -> str | None:
         if not (self._settings.uri.startswith(("http://", "https://")) and experiment_id and run_id):
             return None
-        return f"{self._settings.uri.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
+        return f"{without_credentials(self._settings.uri).rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"
 
     def _message(self, waiting: int) -> str | None:
         over = self._closing_at is not None and not self._thread.is_alive()
@@ -136,7 +136,8 @@ class Tracker:
                 self._error = str(error)
                 return
             except Exception as error:
-                self._error = f"{self._settings.uri} does not answer: {type(error).__name__}: {error}"[:500]
+                where = without_credentials(self._settings.uri)
+                self._error = f"{where} does not answer: {type(error).__name__}: {error}"[:500]
                 pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
                 failures += 1
             if self._closing_at is not None:
@@ -186,6 +187,13 @@ class Tracker:
             self._sent_artifacts = True
         if self._status is not None:
             self._store.end(self._run[1], self._status)
+
+
+def without_credentials(uri: str) -> str:
+    """A URI that may be shown."""
+    scheme, separator, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else uri
 
 
 def flatten(document: Any, prefix: str = "") -> dict[str, str]:
