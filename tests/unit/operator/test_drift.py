@@ -1,6 +1,7 @@
 """Server-side apply happens only where a live child differs in what is ours and may change."""
 
 import pytest
+
 from finetune_operator.plan.types import Apply
 
 
