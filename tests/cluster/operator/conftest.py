@@ -394,7 +394,7 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--default-artifact-root", str(folder)]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *command], stdout=log, stderr=log, start_new_session=True
+            [sys.executable, "-m", "mlflow", *command], stdout=log, stderr=log, start_new_session=True, cwd=folder
         )
     try:
         wait_until("MLflow listens", lambda: _listens(port), timeout=90)
