@@ -111,8 +111,9 @@ class Preparation:
 
     def _apply_job(self, step: Step) -> str:
         cluster, namespace = self.cluster, demo.NAMESPACE
-        local = json.loads(cluster.kubectl("create", "--dry-run=client", "-o", "json", "-f", str(demo.MANIFEST)))
-        name: str = local["metadata"]["name"]
+        label = [f"{demo.DEMO_LABEL}=true", "-o", "json"]
+        labelled = cluster.kubectl("label", "--local", "-f", str(demo.MANIFEST), *label)
+        name: str = json.loads(labelled)["metadata"]["name"]
         previous = cluster.get("finetunejob", name, "-n", namespace)
         if previous and demo.DEMO_LABEL not in (previous["metadata"].get("labels") or {}):
             raise CliError(
@@ -123,8 +124,7 @@ class Preparation:
             step.detail = "removing the finished job of the run before"
             cluster.kubectl("delete", "finetunejob", name, "-n", namespace, "--cascade=foreground", "--timeout=60s")
             self._remove_volume(name)
-        cluster.kubectl("apply", "-n", namespace, "-f", str(demo.MANIFEST))
-        cluster.kubectl("label", "finetunejob", name, "-n", namespace, f"{demo.DEMO_LABEL}=true", "--overwrite")
+        cluster.kubectl("apply", "-n", namespace, "-f", "-", input=labelled)
         return name
 
     def _remove_volume(self, name: str) -> None:

@@ -110,10 +110,19 @@ def _print_next_commands(cluster: Cluster, namespace: str, name: str) -> None:
     if cluster.is_local:
         folder = demo.LOCAL_DIRECTORY
         terminal.say(f'  export KUBECONFIG="$PWD/{folder}/kubeconfig" PATH="$PWD/{folder}/bin:$PWD/.venv/bin:$PATH"')
-    terminal.say(f"  kubectl get ftj -n {namespace} -o wide        # all jobs, with model, run and queue")
-    terminal.say(f"  kubectl describe ftj {name} -n {namespace}    # this job's story")
-    terminal.say("  kubectl explain ftj.spec.training_args          # every key is documented")
-    terminal.say(f"  finetune run -f {demo.MANIFEST}           # the same training without a cluster")
+    commands = [
+        (f"kubectl get ftj -n {namespace} -o wide", "all jobs, with model, run and queue"),
+        (f"kubectl describe ftj {name} -n {namespace}", "this job's story"),
+        ("kubectl explain ftj.spec.training_args", "every key is documented"),
+        (f"finetune render -f {demo.MANIFEST}", "the objects behind it"),
+    ]
+    for command, meaning in commands:
+        terminal.say(f"  {command:46} {terminal.styled(f'# {meaning}', 'dim')}")
+    if cluster.is_local:
+        endpoint = f"http://{cluster.pod_ip(namespace, f'app.kubernetes.io/name={demo.BUCKET}')}:{demo.BUCKET_PORT}"
+        terminal.say("The same training without a cluster, from the same bucket:")
+        terminal.say("  export AWS_ACCESS_KEY_ID=demo AWS_SECRET_ACCESS_KEY=demo-secret")
+        terminal.say(f"  finetune run -f {demo.MANIFEST} --endpoint {endpoint} --set tracking=null")
 
 
 def print_failure(cluster: Cluster, namespace: str, name: str, status: dict[str, Any]) -> None:
