@@ -193,6 +193,7 @@ def test_a_database_needs_no_server(tmp_path: Path) -> None:
     client = MlflowClient(uri)
     assert client.get_run(report.run_id).data.metrics == {"loss": 2.0}
     assert [file.path for file in client.list_artifacts(report.run_id, "model")] == ["model/README.md"]
+    assert list(tmp_path.glob("mlartifacts/**/README.md")), "artifacts lie beside the database, not where one stands"
 
 
 def test_parameters_are_flat_text_without_secrets() -> None:

@@ -189,6 +189,9 @@ class LibraryStore:
         from mlflow.tracking import MlflowClient
 
         self._client = MlflowClient(tracking_uri=uri)
+        # A database keeps no files; the library would put them below the working directory, which pods cannot write.
+        database = uri.partition("sqlite:///")[2]
+        self._artifacts = str(Path(database).absolute().parent / "mlartifacts") if database else None
 
     def experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -197,7 +200,7 @@ class LibraryStore:
         if found is not None:
             return str(found.experiment_id)
         try:
-            return str(self._client.create_experiment(name))
+            return str(self._client.create_experiment(name, artifact_location=self._artifacts))
         except MlflowException:
             found = self._client.get_experiment_by_name(name)
             if found is None:

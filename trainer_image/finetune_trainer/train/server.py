@@ -9,8 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from finetune_api import constants
 from finetune_api.report import ProgressReport
 
-ENV_PROGRESS_PORT = "FINETUNE_PROGRESS_PORT"  # 0: off; `finetune run` sets another
-
 _GAUGES = {  # metric name -> (field, help)
     "finetune_step": ("step", "Optimizer steps done."),
     "finetune_total_steps": ("total_steps", "Optimizer steps in all."),
@@ -48,8 +46,8 @@ def progress_text(report: ProgressReport) -> str:
 
 def start_server(report: Callable[[], ProgressReport]) -> ThreadingHTTPServer | None:
     """Serves in a background thread; None if switched off or if the port is taken (training goes on without)."""
-    port = int(os.environ.get(ENV_PROGRESS_PORT) or constants.PROGRESS_PORT)
-    if os.environ.get(ENV_PROGRESS_PORT) == "0":
+    port = int(os.environ.get(constants.ENV_PROGRESS_PORT) or constants.PROGRESS_PORT)
+    if port == 0:
         return None
 
     class Handler(BaseHTTPRequestHandler):

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from finetune_api import constants
 from finetune_trainer.train.progress import Progress
 
-ENV_WATCHDOG = "FINETUNE_WATCHDOG_SECONDS"
 WATCHDOG_SECONDS = 1800.0
 # Loading and saving give no sign of life until they are done; a large model on a slow volume takes long.
 _SLOW_PHASES = 4
@@ -40,7 +40,9 @@ class Watchdog:
     def __init__(self, progress: Progress, end: Callable[[str], None], seconds: float | None = None) -> None:
         self._progress = progress
         self._end = end
-        self._limit = seconds if seconds is not None else float(os.environ.get(ENV_WATCHDOG) or WATCHDOG_SECONDS)
+        self._limit = (
+            seconds if seconds is not None else float(os.environ.get(constants.ENV_WATCHDOG) or WATCHDOG_SECONDS)
+        )
         self._over = threading.Event()
 
     def start(self) -> None:
@@ -57,7 +59,7 @@ class Watchdog:
                 sys.stdout.flush()
                 faulthandler.dump_traceback(all_threads=True)
                 self._end(
-                    f"nothing moved for {silence:.0f} s while {phase}; the stacks of all threads are in "
-                    f"the log. The next attempt resumes. If a step may take so long, set {ENV_WATCHDOG} in env"
+                    f"nothing moved for {silence:.0f} s while {phase}; the stacks of all threads are in the log. The next "
+                    f"attempt resumes. If a step may take so long, set {constants.ENV_WATCHDOG} in env"
                 )
                 return
