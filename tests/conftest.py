@@ -44,7 +44,14 @@ class Cluster:
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)}
         command = [str(self.directory / "bin" / name), *args]
         result = subprocess.run(
-            command, input=input, capture_output=True, text=True, timeout=timeout, env=environment, check=False, cwd=ROOT
+            command,
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment,
+            check=False,
+            cwd=ROOT,
         )
         if check and result.returncode != 0:
             raise AssertionError(f"{' '.join(command)}\nexit {result.returncode}\n{result.stdout}\n{result.stderr}")
@@ -129,7 +136,13 @@ def helm() -> Run:
 
     def run(*args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         result = subprocess.run(
-            ["helm", *args], executable=str(LOCALCLUSTER), capture_output=True, text=True, timeout=120, check=False, cwd=ROOT
+            ["helm", *args],
+            executable=str(LOCALCLUSTER),
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+            cwd=ROOT,
         )
         if check and result.returncode != 0:
             raise AssertionError(f"helm {' '.join(args)}: exit {result.returncode}\n{result.stdout}{result.stderr}")

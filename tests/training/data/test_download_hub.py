@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+
 from finetune_api.locations import parse_location
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
