@@ -1,8 +1,8 @@
 """Fixtures that every kind of test shares: a real control plane, its clients, and a namespace of one's own.
 
-One control plane (`.localcluster-test`) serves the whole run, also when pytest-xdist spreads it over processes: the first
-test that needs it starts it, the run's end stops it. It carries the CRD and nothing else. Tests that install charts, break
-the control plane or need it empty take `own_cluster` instead, a second one for their module.
+One control plane (`.localcluster-test`) serves the whole run, also when pytest-xdist spreads it over processes: the
+first test that needs it starts it, the run's end stops it. It carries the CRD and nothing else. Tests that install
+charts, break the control plane or need it empty take `own_cluster` instead, a second one for their module.
 """
 
 from __future__ import annotations

@@ -211,7 +211,10 @@ def test_a_name_that_the_api_would_refuse(refused: Any, values: dict[str, Any], 
 
 
 def test_pull_secrets_may_be_plain_names_as_in_the_original_chart(job: Any) -> None:
-    assert job(minimal(imagePullSecrets=["a", {"name": "b"}]))["spec"]["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+    assert job(minimal(imagePullSecrets=["a", {"name": "b"}]))["spec"]["imagePullSecrets"] == [
+        {"name": "a"},
+        {"name": "b"},
+    ]
 
 
 def test_the_name_can_be_set(job: Any) -> None:
