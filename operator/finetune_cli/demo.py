@@ -128,5 +128,6 @@ def _demo(args: argparse.Namespace, cluster: Cluster, started: float) -> int:
         with Steps() as steps:
             preparation.remove(steps)
     else:
+        demo_result.print_next_commands(cluster, NAMESPACE, name)
         terminal.say(how_to_stop(cluster))
     return EXIT_OK

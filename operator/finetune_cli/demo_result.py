@@ -68,8 +68,6 @@ def print_result(
     _print_answers(answers)
     terminal.say()
     terminal.say(cluster.kubectl("get", "ftj", name, "-n", namespace).rstrip())
-    terminal.say()
-    _print_next_commands(cluster, namespace, name)
 
 
 def _row(label: str, value: str | None) -> None:
@@ -103,9 +101,11 @@ def _mlflow_page(cluster: Cluster, status: dict[str, Any]) -> str:
     return f"{forward}, then http://127.0.0.1:5000/{path}"
 
 
-def _print_next_commands(cluster: Cluster, namespace: str, name: str) -> None:
+def print_next_commands(cluster: Cluster, namespace: str, name: str) -> None:
+    """What to try while all of it runs."""
     from finetune_cli import demo
 
+    terminal.say()
     terminal.say("Next:")
     if cluster.is_local:
         folder = demo.LOCAL_DIRECTORY
