@@ -1,6 +1,7 @@
 """The command as a user runs it: a process of its own, with output that no terminal reads."""
 
 import os
+import select
 import subprocess
 import sys
 
@@ -69,3 +70,20 @@ def manifest(tmp_path):
         return name
 
     return write
+
+
+@pytest.fixture
+def ends():
+    """`ends(pid)`: whether the process is gone, or goes within seconds."""
+
+    def ends(pid):
+        try:
+            handle = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return True
+        try:
+            return bool(select.select([handle], [], [], 10)[0])
+        finally:
+            os.close(handle)
+
+    return ends

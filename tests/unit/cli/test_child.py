@@ -1,7 +1,6 @@
 """Ctrl-C of a local run: the first lets the trainer write its checkpoint, the second ends everything at once."""
 
 import os
-import select
 import signal
 import sys
 import textwrap
@@ -28,20 +27,8 @@ def script(polite):
     return [sys.executable, "-c", textwrap.dedent(CHILD).format(polite=polite)]
 
 
-def ends(pid):
-    """Whether the process is gone, or goes within seconds."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([handle], [], [], 10)[0])
-    finally:
-        os.close(handle)
-
-
 @pytest.mark.parametrize(("polite", "interrupts", "code"), [(True, 1, 75), (False, 2, 128 + signal.SIGKILL)])
-def test_interrupts_reach_the_child_and_nothing_stays_behind(tmp_path, polite, interrupts, code):
+def test_interrupts_reach_the_child_and_nothing_stays_behind(tmp_path, polite, interrupts, code, ends):
     log, first, sent = tmp_path / "child.log", [], []
 
     def on_tick():
