@@ -60,15 +60,15 @@ MakeModel = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
-    """make_model(**config) -> the folder of a small Llama with a byte-level BPE tokenizer, made once."""
+    """make_model(**config) -> the folder of a small model with a byte-level BPE tokenizer, made once."""
     made: dict[str, Path] = {}
 
-    def make(dtype: str = "float32", **config: Any) -> Path:
+    def make(dtype: str = "float32", architecture: str = "llama", **config: Any) -> Path:
         import torch
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+        from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-        key = json.dumps([dtype, config], sort_keys=True)
+        key = json.dumps([dtype, architecture, config], sort_keys=True)
         if key in made:
             return made[key]
         tokenizer = Tokenizer(models.BPE())
@@ -94,8 +94,11 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
             "max_position_embeddings": 256,
             "tie_word_embeddings": False,
         }
-        model = LlamaForCausalLM(
-            LlamaConfig(
+        if architecture == "gpt2":
+            sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
+        model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(
+                architecture,
                 **{"vocab_size": len(fast), **sizes, **config},
                 bos_token_id=fast.bos_token_id,
                 eos_token_id=fast.eos_token_id,

@@ -39,6 +39,33 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(
             assert (second.final / name).read_bytes() == (whole.final / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("model", "lora"),
+    [
+        ({"tie_word_embeddings": True}, False),
+        ({"architecture": "gpt2"}, False),
+        ({"architecture": "gpt2"}, {"r": 4}),
+        ({"architecture": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 1}, False),
+        ({}, {"r": 4, "use_dora": True, "bias": "all", "modules_to_save": ["lm_head"]}),
+    ],
+    ids=["tied", "gpt2", "gpt2-lora", "mixtral", "dora"],
+)
+def test_every_kind_of_model_resumes_and_loads(
+    train_here: Any, make_config: Any, make_model: Any, model: dict[str, Any], lora: Any
+) -> None:
+    """Weights that are tied, transposed, stored under other names than in memory, or beside an adapter."""
+    from transformers import AutoModelForCausalLM
+
+    config = make_config(model=make_model(**model), lora=lora, per_device=4, training_args={"max_steps": 4})
+    whole = train_here(config)
+    first = train_here(config, stop_after=2)
+    assert train_here(config, work=first.work).losses == pytest.approx(whole.losses, rel=1e-6)
+    result = whole.checkpoints / ("checkpoint-final-merged" if lora else "checkpoint-final")
+    _, loaded = AutoModelForCausalLM.from_pretrained(result, output_loading_info=True)
+    assert not loaded["missing_keys"]
+    assert not loaded["unexpected_keys"]
+
+
 def test_resuming_a_finished_run_only_exports_again(train_here: Any, make_config: Any) -> None:
     config = make_config(training_args={"max_steps": 3})
     first = train_here(config)

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +55,9 @@ def main() -> int:
             ranks = start_ranks(count, Path(results))
             stopped = watch(ranks, float(os.environ.get(constants.ENV_GRACE) or 120))
             report = conclude(read_results(Path(results)), ranks, count, stopped)
-    except TrainerError as error:
+    except Exception as error:
+        if not isinstance(error, TrainerError):
+            traceback.print_exception(error)
         said = describe(error)
         report = TerminationReport(reason=said["reason"], message=said["message"], exit_code=said["exitCode"])
     if report.attempt is None:

@@ -5,12 +5,11 @@ would do wrongly in silence is put right here: LoRA on the embedding and the hea
 """
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from finetune_trainer.errors import BadConfiguration, InputMissing
+from finetune_trainer.errors import BadConfiguration
 from finetune_trainer.train.settings import AdapterSettings
 
 
@@ -18,12 +17,10 @@ def add_adapter(model: Any, settings: AdapterSettings, new_tokens: bool) -> Any:
     """The model with the adapter to be trained. Draws initial weights from the current random state.
 
     new_tokens: the tokenizer got new tokens, whose rows of the embeddings must be trained along.
-    Raises BadConfiguration or InputMissing.
+    Raises BadConfiguration.
     """
     import peft
 
-    if settings.kind == "PRETRAINED_PEFT":
-        return _load_pretrained(model, str(settings.pretrained))
     if settings.kind != "LORA":
         raise BadConfiguration(f"peft_conf.peft_type {settings.kind} is not supported; use LORA or NO_PEFT")
     kwargs = copy.deepcopy(settings.kwargs)
@@ -36,17 +33,6 @@ def add_adapter(model: Any, settings: AdapterSettings, new_tokens: bool) -> Any:
         return peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM", **kwargs))
     except (ValueError, TypeError) as error:
         raise BadConfiguration(f"peft_conf.peft_kwargs do not fit this model: {error}") from None
-
-
-def _load_pretrained(model: Any, place: str) -> Any:
-    import peft
-
-    if Path(place).is_absolute() and not (Path(place) / "adapter_config.json").is_file():
-        raise InputMissing(f"{place} holds no adapter (no adapter_config.json); check peft_conf.name_or_path")
-    try:
-        return peft.PeftModel.from_pretrained(model, place, is_trainable=True)
-    except (ValueError, RuntimeError, OSError) as error:
-        raise BadConfiguration(f"the adapter {place} does not fit this base model: {error}") from None
 
 
 def _name_of(model: Any, module: Any) -> str | None:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from finetune_trainer.train import manifest
-from finetune_trainer.train.adapters import base_of
 from finetune_trainer.train.checkpoint_folder import checkpoint_path
 
 STATE_FILE = "trainer_state.json"
@@ -64,10 +63,13 @@ def load_weights(model: Any, folder: Path) -> None:
     weights: dict[str, torch.Tensor] = {}
     for file in sorted(folder.glob("model*.safetensors")):
         weights.update(load_file(file))
-    result = base_of(model).load_state_dict(weights, strict=False)
-    absent = set(result.missing_keys) - _tied_names(model)
-    if absent or result.unexpected_keys:
-        raise RuntimeError(f"{folder} lacks {sorted(absent)[:3]} and has unknown {list(result.unexpected_keys)[:3]}")
+    if set(model.state_dict()) - _tied_names(model) - set(weights) or set(weights) - set(model.state_dict()):
+        # Some architectures are stored under other names or shapes than they have in memory (fused experts).
+        weights = type(model).from_pretrained(folder, dtype="auto").state_dict()
+    found = model.load_state_dict(weights, strict=False)
+    absent = set(found.missing_keys) - _tied_names(model)
+    if absent or found.unexpected_keys:
+        raise RuntimeError(f"{folder} lacks {sorted(absent)[:3]} and has unknown {list(found.unexpected_keys)[:3]}")
 
 
 def _tied_names(model: Any) -> set[str]:

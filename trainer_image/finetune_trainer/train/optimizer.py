@@ -1,5 +1,6 @@
 """Optimizer and learning-rate schedule by transformers' names."""
 
+import math
 import re
 from typing import Any
 
@@ -65,7 +66,7 @@ def _extra(settings: OptimizerSettings) -> dict[str, Any]:
 
 def warmup_steps(warmup: float, total_steps: int) -> int:
     """Steps of warmup: whole steps, or a share of all steps (rounded up) when below 1."""
-    return int(warmup) if warmup >= 1 else -int(-round(total_steps * warmup, 6) // 1)
+    return int(warmup) if warmup >= 1 else math.ceil(round(total_steps * warmup, 6))
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, total_steps: int) -> Any:

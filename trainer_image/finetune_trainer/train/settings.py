@@ -1,7 +1,6 @@
 """What the stages take: plain values, read once from the job's configuration. Only data loading sees that itself."""
 
-import hashlib
-import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from finetune_api import constants
 from finetune_api.job_config import JobConfig
 from finetune_api.locations import parse_location
-from finetune_api.peft_conf import GenericPeftConfig, NoPeftConfig, PretrainedPeftConfig
+from finetune_api.peft_conf import GenericPeftConfig
 from finetune_api.resolve import ResolvedSpec, resolve
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.errors import BadConfiguration, InputMissing
@@ -52,7 +51,7 @@ class Rhythm:
 
     def steps(self, total_steps: int) -> int:
         """The period in steps."""
-        return max(1, -int(-total_steps * self.every // 1)) if self.every < 1 else int(self.every)
+        return max(1, math.ceil(round(total_steps * self.every, 6))) if self.every < 1 else int(self.every)
 
     def due(self, step: int, total_steps: int, ends_epoch: bool) -> bool:
         """Whether it is due after this step (counted from 1)."""
@@ -99,11 +98,10 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """The adapter to train: none, a pretrained one, or a new one of `kind`."""
+    """The adapter to train: a new one of `kind`, or none (NO_PEFT)."""
 
     kind: str
     kwargs: dict[str, Any]
-    pretrained: str | None = None
 
     @property
     def used(self) -> bool:
@@ -299,12 +297,7 @@ def _model(spec: FineTuneJobSpec, args: dict[str, Any]) -> ModelSettings:
 
 def _adapter(spec: FineTuneJobSpec) -> AdapterSettings:
     given = spec.peft_conf
-    if isinstance(given, NoPeftConfig):
-        return AdapterSettings("NO_PEFT", {})
-    if isinstance(given, PretrainedPeftConfig):
-        return AdapterSettings("PRETRAINED_PEFT", {}, given.name_or_path)
-    assert isinstance(given, GenericPeftConfig)
-    return AdapterSettings(given.peft_type, dict(given.peft_kwargs))
+    return AdapterSettings(given.peft_type, dict(given.peft_kwargs) if isinstance(given, GenericPeftConfig) else {})
 
 
 # What must be the same for a checkpoint to be continued: with any other value the result would be neither one run nor
@@ -326,8 +319,3 @@ def _identity(resolved: ResolvedSpec) -> dict[str, Any]:
         "training_args.train_sampling_strategy": args["train_sampling_strategy"],
         "training_args.optim": args["optim"],
     }
-
-
-def digest(identity: dict[str, Any]) -> str:
-    """A short name of an identity."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
