@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from finetune_cli.steps import Step
 
 TAIL_LINES = 15
+CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")  # what would move a terminal's cursor
 
 
 class Commands:
@@ -44,7 +46,7 @@ class Commands:
                 log_file.flush()
                 if line.strip():
                     tail.append(line.rstrip())
-                    step.detail = line.strip()
+                    step.detail = " ".join(CONTROL.sub("", line).split())
         if process.returncode != 0:
             text = "\n".join(f"  {line}" for line in tail)
             raise CliError(f"{step.title}: {_shown(command)} ended with {process.returncode} (log: {path})\n{text}")

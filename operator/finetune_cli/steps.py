@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 HEARTBEAT_SECONDS = 10.0
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+SPINS_PER_SECOND = 8
 DETAIL_WIDTH = 90
 
 
@@ -47,7 +49,6 @@ class Steps:
         self._closing = threading.Event()
         self._terminal = terminal.is_terminal(sys.stdout)
         self._live: Any = None
-        self._spinners: dict[int, Any] = {}  # by id(step): a spinner turns only if it stays the same object
 
     def __enter__(self) -> Steps:
         if self._terminal:
@@ -109,19 +110,18 @@ class Steps:
 
     def _draw(self) -> RenderableType:
         from rich.console import Group
-        from rich.spinner import Spinner
         from rich.text import Text
 
         with self._lock:
             active = list(self._active)
-        rows: list[RenderableType] = []
+        frame = SPINNER[int(time.monotonic() * SPINS_PER_SECOND) % len(SPINNER)]
+        rows = []
         for step in active:
-            text = Text.assemble(step.title, (f" {terminal.duration(step.seconds)}", "dim"))
-            if step.detail:
-                text.append(f"  {step.detail[:DETAIL_WIDTH]}", style="dim")
-            spinner = self._spinners.setdefault(id(step), Spinner("dots", style="cyan"))
-            spinner.update(text=text)
-            rows.append(spinner)
+            # One line each, cut at the terminal's edge: a wrapped line would leave its rest behind when redrawn.
+            row = Text.assemble((frame, "cyan"), " ", step.title, (f" {terminal.duration(step.seconds)}", "dim"))
+            row.append(f"  {step.detail}", style="dim")
+            row.no_wrap, row.overflow = True, "ellipsis"
+            rows.append(row)
         return Group(*rows)
 
     def _heartbeat(self) -> None:
