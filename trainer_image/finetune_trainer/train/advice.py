@@ -8,6 +8,15 @@ from pathlib import Path
 from finetune_trainer.errors import BadConfiguration
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, of a GPU or of the pod: torch says the latter by text only."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
 def memory_advice(per_device: int, gradient_checkpointing: bool, has_adapter: bool, error: str) -> str:
     """Which key to turn down, and to what, keeping the total batch."""
     if per_device > 1:

@@ -14,7 +14,7 @@ from finetune_trainer.errors import BadConfiguration, Interrupted, OutOfMemory
 from finetune_trainer.tokenizer_source import tokenizer_directory
 from finetune_trainer.train import adapters, checkpoint, checkpoint_folder, export, remote, result
 from finetune_trainer.train import model as models
-from finetune_trainer.train.advice import memory_advice, volume_named
+from finetune_trainer.train.advice import is_out_of_memory, memory_advice, volume_named
 from finetune_trainer.train.batches import Examples, Padding
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger
@@ -59,7 +59,9 @@ class Run:
         try:
             with volume_named(settings.places.checkpoints):
                 self._train()
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             per_device = settings.resolved.batch(self._world.size).per_device
             checkpointing = settings.model.gradient_checkpointing
             text = memory_advice(per_device, checkpointing, settings.adapter.used, str(error))

@@ -1,0 +1,62 @@
+"""What the job's condition tells the user to change when the machine is too small for it."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from finetune_trainer.errors import BadConfiguration
+from finetune_trainer.train.advice import is_out_of_memory, memory_advice, volume_named
+
+
+@pytest.mark.parametrize(
+    ("per_device", "checkpointing", "adapter", "advice"),
+    [
+        (
+            8,
+            False,
+            False,
+            "batch_size from 8 to 4 (the total batch stays the same, by accumulation), or set",
+        ),
+        (
+            3,
+            True,
+            True,
+            "batch_size from 3 to 1 (the total batch stays the same, by accumulation). (",
+        ),
+        (1, False, True, "set training_args.gradient_checkpointing: true. ("),
+        (1, True, False, "train an adapter (peft_conf.peft_type: LORA)"),
+        (1, True, True, "lower sft_args.max_seq_length"),
+    ],
+)
+def test_memory(per_device: int, checkpointing: bool, adapter: bool, advice: str) -> None:
+    text = memory_advice(per_device, checkpointing, adapter, "CUDA out of memory. Tried to allocate 2 GiB\nstack")
+    assert advice in text
+    assert text.endswith("(CUDA out of memory. Tried to allocate 2 GiB)")
+
+
+def test_out_of_memory_is_known_on_cpu_too() -> None:
+    import torch
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("I/O error: No space left (os error 28)")]
+)
+def test_a_full_volume_names_the_key(error: Exception) -> None:
+    with (
+        pytest.raises(BadConfiguration, match="raise checkpointsReservedSize") as caught,
+        volume_named(Path("/workdir")),
+    ):
+        raise error
+    assert caught.value.reason == "VolumeFull"
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(PermissionError), volume_named(Path("/workdir")):
+        raise PermissionError(errno.EACCES, "denied")
