@@ -81,10 +81,14 @@ func (s *sandbox) args() []string {
 	if !s.readOnlyRoot {
 		args = append(args, "--perms", "1777", "--tmpfs", "/tmp")
 	}
+	// A checkout below /tmp must stay in sight when a volume is mounted at /tmp: the image's folders are sorted in too.
+	binds := []bind{}
 	for _, path := range s.image.Binds {
-		args = append(args, "--ro-bind-try", path, path)
+		if _, err := os.Stat(path); err == nil {
+			binds = append(binds, bind{source: path, target: path, readOnly: true})
+		}
 	}
-	binds := slices.Clone(s.binds)
+	binds = append(binds, s.binds...)
 	slices.SortStableFunc(binds, func(a, b bind) int {
 		return strings.Count(a.target, "/") - strings.Count(b.target, "/")
 	})

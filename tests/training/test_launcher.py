@@ -9,10 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from finetune_trainer.launch import Ranks, available_cpus, conclude, rank_environment, read_results, watch
+from finetune_trainer.launch import Ranks, conclude, rank_environment, read_results, threads_per_process, watch
+from finetune_trainer.train.settings import read_spec
 
 Script = Callable[..., Ranks]
 
@@ -131,7 +133,25 @@ def test_success_in_a_smaller_world_is_none(tmp_path: Path) -> None:
 
 
 def test_the_users_environment_wins(tmp_path: Path) -> None:
-    environment = rank_environment({"OMP_NUM_THREADS": "7"}, 1, 2, 4711, tmp_path)
+    environment = rank_environment({"OMP_NUM_THREADS": "7"}, 1, 2, 4711, tmp_path, 3)
     assert environment["OMP_NUM_THREADS"] == "7"
     assert (environment["RANK"], environment["WORLD_SIZE"], environment["MASTER_PORT"]) == ("1", "2", "4711")
-    assert int(rank_environment({}, 0, 1, 1, tmp_path)["OMP_NUM_THREADS"]) == available_cpus()
+    assert rank_environment({}, 0, 1, 1, tmp_path, 3)["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize(
+    ("spec", "count", "available", "threads"),
+    [
+        ({"cpusPerGpu": 1}, 1, 64, 1),  # as asked, however large the node is
+        ({"cpusPerGpu": 8}, 1, 2, 2),  # never more than there are
+        ({"cpusPerGpu": 8}, 2, 64, 4),  # on CPU it is the pod's, shared by the processes
+        ({"cpusPerGpu": 8, "finetuningGpus": 2}, 2, 64, 8),
+        ({"cpusPerGpu": 0.5}, 1, 4, 1),
+        ({}, 1, 64, 8),
+    ],
+)
+def test_threads_follow_the_manifest_not_the_node(
+    make_config: Any, spec: dict[str, Any], count: int, available: int, threads: int
+) -> None:
+    resolved = read_spec(make_config(spec=spec))
+    assert threads_per_process(resolved, count, available) == threads

@@ -72,6 +72,21 @@ def test_a_new_volume_starts_from_the_newest_complete_copy(
     assert train_here(skipping, FINETUNE_RESUME="auto").report.resumed_from_step is None
 
 
+def test_a_later_attempt_never_goes_on_with_what_an_earlier_job_left_in_the_same_place(
+    bucket: Any, train_here: Any, make_config: Any
+) -> None:
+    """A first attempt that died before its first checkpoint leaves nothing of its own; another job's is not taken."""
+    place = {"checkpointsRemote": "s3://checkpoints/small"}
+    train_here(make_config(training_args={"max_steps": 4}, spec=place, uid="earlier"))
+    assert "checkpoint-4" in _folders(bucket)
+    config = make_config(training_args={"max_steps": 4}, spec=place, uid="later")
+    assert train_here(config, FINETUNE_RESUME="auto").report.resumed_from_step is None
+    asked = make_config(
+        training_args={"max_steps": 4}, spec={**place, "run_conf": {"resume_from_checkpoint": "auto"}}, uid="third"
+    )
+    assert train_here(asked).report.resumed_from_step == 4
+
+
 def test_nothing_is_copied_when_asked_not_to(bucket: Any, train_here: Any, make_config: Any) -> None:
     debug = {"skip_checkpoint_upload": True}
     run = train_here(

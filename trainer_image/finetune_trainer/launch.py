@@ -22,12 +22,14 @@ from typing import Any
 from finetune_api import constants
 from finetune_api.constants import ExitCode
 from finetune_api.report import TerminationReport
+from finetune_api.resolve import ResolvedSpec
 from finetune_trainer.errors import TrainerError, describe
 from finetune_trainer.train.checkpoint_folder import report_checkpoints
 from finetune_trainer.train.rank import ENV_RESULT_DIR
 from finetune_trainer.train.settings import processes_per_node, read_job_config, read_spec, work_dir
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+DEFAULT_CPUS_PER_GPU = 8.0  # as in the pod's requests
 MARGIN_SECONDS = 10.0  # of the grace period, for the last words
 PEER_SECONDS = 5.0  # for the others to say what they saw, when one process has died
 # Of several processes' codes the one that explains most: what no retry would mend, then the rest.
@@ -50,9 +52,10 @@ def main() -> int:
     try:
         job = read_job_config()
         job_name, attempt = job.name, int(os.environ.get(constants.ENV_ATTEMPT) or job.try_number)
-        count = processes_per_node(read_spec(job))
+        resolved = read_spec(job)
+        count = processes_per_node(resolved)
         with tempfile.TemporaryDirectory(prefix="finetune-") as results:
-            ranks = start_ranks(count, Path(results))
+            ranks = start_ranks(count, Path(results), threads_per_process(resolved, count, available_cpus()))
             stopped = watch(ranks, float(os.environ.get(constants.ENV_GRACE) or 120))
             report = conclude(read_results(Path(results)), ranks, count, stopped)
     except Exception as error:
@@ -66,21 +69,35 @@ def main() -> int:
     return int(report.exit_code or 0)
 
 
-def start_ranks(count: int, results: Path) -> Ranks:
+def start_ranks(count: int, results: Path, threads: int) -> Ranks:
     """Starts `count` processes that find each other on this machine."""
     port = _free_port()
     ranks = Ranks()
     for rank in range(count):
-        environment = rank_environment(os.environ, rank, count, port, results)
+        environment = rank_environment(os.environ, rank, count, port, results, threads)
         process = subprocess.Popen([sys.executable, "-m", "finetune_trainer.train.rank"], env=environment)
         ranks.running[process.pid] = rank
     return ranks
 
 
-def rank_environment(given: Mapping[str, str], rank: int, count: int, port: int, results: Path) -> dict[str, str]:
+def threads_per_process(resolved: ResolvedSpec, count: int, available: int) -> int:
+    """CPU threads of each of `count` processes: the job's cpusPerGpu, whatever else the node has.
+
+    More would fight with the node's other pods, and another number of threads adds up in another order, so that the
+    same manifest would give other last digits on a larger node.
+    """
+    asked = resolved.spec.cpus_per_gpu or DEFAULT_CPUS_PER_GPU
+    if resolved.on_cpu:  # cpusPerGpu is the whole pod's then
+        asked /= count
+    return max(1, min(int(asked), available // count))
+
+
+def rank_environment(
+    given: Mapping[str, str], rank: int, count: int, port: int, results: Path, threads: int
+) -> dict[str, str]:
     """The environment of one process, as torch.distributed's env:// wants it."""
     return {
-        "OMP_NUM_THREADS": str(max(1, available_cpus() // count)),
+        "OMP_NUM_THREADS": str(threads),
         "GLOO_SOCKET_IFNAME": "lo",  # all processes are in this pod; its host name need not resolve
         **given,
         "RANK": str(rank),

@@ -12,7 +12,7 @@ import pytest
 SPEC = {
     "finetuningGpus": 0,
     "data_conf": {"chat_template_name": "chat-ml", "validation_data": {"type": "NONE"}},
-    "training_args": {"learning_rate": 5e-3, "max_steps": 30, "logging_steps": 1, "save_steps": 10, "seed": 1},
+    "training_args": {"learning_rate": 5e-3, "max_steps": 400, "logging_steps": 1, "save_steps": 100, "seed": 1},
     "batchsize_conf": {"total_train_batch_size": 4, "max_per_device_train_batch_size": 4},
     "peft_conf": {"peft_type": "NO_PEFT"},
     "run_conf": {},

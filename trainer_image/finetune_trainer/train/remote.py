@@ -13,7 +13,7 @@ from finetune_api.constants import COMPLETION_MARKER
 from finetune_trainer.errors import TrainerError, Unavailable
 from finetune_trainer.train import manifest
 from finetune_trainer.train.checkpoint_folder import checkpoint_path
-from finetune_trainer.transfer import Remote, download_tree, list_tree, upload_tree, with_scheme
+from finetune_trainer.transfer import Remote, download_file, download_tree, list_tree, upload_tree, with_scheme
 
 
 class Uploader:
@@ -80,13 +80,18 @@ class Uploader:
             self._notice(f"{self.location(name)} was not removed: {error}")
 
 
-def fetch_newest(remote: str, folder: Path) -> Path | None:
-    """Brings the newest complete checkpoint of a remote store into `folder`; None without one. Raises TrainerErrors."""
+def fetch_newest(remote: str, folder: Path, job_uid: str | None = None) -> Path | None:
+    """Brings the newest complete checkpoint of a remote store into `folder`; None without one. Raises TrainerErrors.
+
+    job_uid: only of this job.
+    """
     names = {path.partition("/")[0] for path in list_tree(remote) if path.endswith(f"/{COMPLETION_MARKER}")}
     steps = sorted(
         (int(name.removeprefix("checkpoint-")) for name in names if name.removeprefix("checkpoint-").isdigit()),
         reverse=True,
     )
+    if job_uid is not None:
+        steps = [step for step in steps if _owner(remote, f"checkpoint-{step}", folder) == job_uid]
     for step in steps:
         target = checkpoint_path(folder, step)
         aside = folder / f"{manifest.ASIDE}remote-{target.name}"
@@ -103,3 +108,14 @@ def fetch_newest(remote: str, folder: Path) -> Path | None:
     if steps:
         raise Unavailable(f"the checkpoints in {remote} are all incomplete or damaged")
     return None
+
+
+def _owner(remote: str, name: str, folder: Path) -> str | None:
+    """The uid of the job that wrote a remote checkpoint, as its marker says."""
+    aside = folder / f"{manifest.ASIDE}owner-{name}"
+    aside.mkdir(parents=True, exist_ok=True)
+    try:
+        download_file(f"{remote.rstrip('/')}/{name}/{COMPLETION_MARKER}", aside / COMPLETION_MARKER)
+        return (manifest.read_facts(aside) or {}).get("jobUid")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

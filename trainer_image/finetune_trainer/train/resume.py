@@ -30,12 +30,15 @@ def find_start(
     *,
     job_uid: str,
     identity: dict[str, Any],
-    fetch: Callable[[], Path | None] = lambda: None,
+    fetch: Callable[[str | None], Path | None] = lambda _: None,
+    own_only: bool = False,
     now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
 ) -> Start:
     """Decides where to begin. Raises InputMissing (true, or a path, without a checkpoint) or BadConfiguration.
 
-    fetch: brings the newest checkpoint of the remote store, asked only if there is none here.
+    fetch: brings the newest checkpoint of the remote store, of one job (by its uid) or, given None, of any.
+    own_only: a later attempt of a job that did not ask for another's checkpoints: only what it saved itself counts,
+    also where an earlier job used the same remote folder.
     """
     manifest.remove_leftovers(folder)
     notices: list[str] = []
@@ -47,7 +50,9 @@ def find_start(
     if resume in (False, "false"):
         _set_aside(folder, now(), notices)
         return Start(None, notices)
-    found = newest_complete(folder, notices) or fetch()
+    found = fetch(job_uid) if job_uid else None
+    if found is None and not own_only:
+        found = newest_complete(folder, notices) or fetch(None)
     if found is not None:
         return _checked(found, identity, notices)
     if resume in (True, "true"):

@@ -172,16 +172,17 @@ class Run:
             job_uid=settings.job.uid,
             identity=json.loads(json.dumps(self._identity)),
             fetch=self._fetch,
+            own_only=settings.own_checkpoints_only,
         )
         for notice in start.notices:
             self.progress.notice(notice)
         return start.checkpoint
 
-    def _fetch(self) -> Path | None:
+    def _fetch(self, job_uid: str | None) -> Path | None:
         spec = self.settings.resolved.spec
         if not spec.checkpoints_remote or (spec.debug and spec.debug.skip_checkpoint_download):
             return None
-        return remote.fetch_newest(spec.checkpoints_remote, self.settings.places.checkpoints)
+        return remote.fetch_newest(spec.checkpoints_remote, self.settings.places.checkpoints, job_uid)
 
     def _restore(self, model: Any, start: Path | None) -> TrainerState:
         if start is None:

@@ -126,6 +126,7 @@ class Settings:
     log_level: str
     remote: str | None
     resume: bool | str
+    own_checkpoints_only: bool
     attempt: int
     identity: dict[str, Any] = field(default_factory=dict)
 
@@ -192,6 +193,7 @@ def read_settings(job: JobConfig, resolved: ResolvedSpec) -> Settings:
         log_level=args["log_level"] or "passive",
         remote=remote,
         resume=os.environ.get(constants.ENV_RESUME) or spec.run_conf.resume_from_checkpoint,
+        own_checkpoints_only=spec.run_conf.resume_from_checkpoint in (None, False, "false"),
         attempt=int(os.environ.get(constants.ENV_ATTEMPT) or job.try_number),
         identity=_identity(resolved),
     )
