@@ -1,5 +1,6 @@
 """MLflow gets one run for a job, whole, through restarts of the job and of the server; training never waits for it."""
 
+import json
 import os
 import socket
 import subprocess
@@ -120,6 +121,21 @@ def test_a_job_is_one_run_through_its_attempts(
     assert (report.run_id, report.experiment_id, report.reachable) == (run.info.run_id, run.info.experiment_id, True)
     assert report.url == f"{server.uri}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     assert report.message is None
+
+
+def test_the_servers_page_of_a_run_has_what_it_shows(server: Server) -> None:
+    """The page reads runs by GraphQL, whose library the resolver of requirements may pick too old for the server."""
+    from mlflow.tracking import MlflowClient
+
+    run = MlflowClient(server.uri).create_run("0", run_name="seen on the page").info.run_id
+    question = "query ($data: MlflowGetRunInput!) { mlflowGetRun(input: $data) { run { info { runName } } } }"
+    asked = {"query": question, "variables": {"data": {"runId": run}}}
+    request = urllib.request.Request(
+        f"{server.uri}/graphql", json.dumps(asked).encode(), headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        said = json.load(answer)
+    assert said["data"]["mlflowGetRun"]["run"]["info"]["runName"] == "seen on the page"
 
 
 def test_the_operators_run_is_continued(server: Server) -> None:

@@ -6,6 +6,7 @@ from .types import QUEUED, RETRYING, STARTING, TRAINING, Object, Step, Verdict
 from .waiting import why_waiting
 
 LOADING = ("loading", None)
+STARTED = ("Running", "Succeeded", "Failed")  # pods end a moment before their Job says so; that is no new start
 
 
 def follow(context: Context) -> Step:
@@ -18,7 +19,7 @@ def follow(context: Context) -> Step:
     if (job.get("spec") or {}).get("suspend"):
         return Step(verdict=_queued(context))
     pods = tuple(pod for pod in endings.newest_by_index(context.pods_of(job)))
-    if pods and all((pod.get("status") or {}).get("phase") == "Running" for pod in pods):
+    if pods and all((pod.get("status") or {}).get("phase") in STARTED for pod in pods):
         return Step(verdict=_running(context, pods))
     waiting = None
     if context.settled(job):

@@ -51,6 +51,14 @@ def test_a_running_pod_is_polled_and_its_progress_shown(world):
     ]
 
 
+def test_a_pod_that_ended_before_its_job_says_so_is_no_new_start(world):
+    job = world.train_job()
+    world.training_with(job, pods=(world.pod(job),))
+    world.step(progress={"phase": "training", "step": 12, "totalSteps": 12})
+    world.observed["pods"] = (world.pod(job, exit_code=0, report={"step": 12, "totalSteps": 12}),)
+    assert world.plan().status["phase"] == "Training"
+
+
 def test_nothing_changes_when_nothing_happened(world):
     """A restart of the operator must write nothing: the second status equals the first, long afterwards."""
     job = world.train_job()
