@@ -10,48 +10,15 @@ import argparse
 import os
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_cli import terminal
+from finetune_cli.demo_places import LOCAL_DIRECTORY, MANIFEST, NAMESPACE, ROOT, Files
 from finetune_cli.errors import EXIT_CANCELLED, EXIT_OK, EXIT_PROBLEMS, CliError
 
 if TYPE_CHECKING:
     from finetune_cli.demo_cluster import Cluster
-
-ROOT = Path(__file__).resolve().parents[2]
-LOCALCLUSTER = Path(".cache/localcluster/localcluster")
-LOCAL_DIRECTORY = Path(".localcluster")
-OPERATOR_NAMESPACE = "finetune-system"
-RELEASE = "finetune-operator"
-NAMESPACE = "default"
-OPERATOR_SOURCES = (Path("operator/finetune_operator"), Path("crds/finetune_api"))
-SOURCES_ANNOTATION = r"finetune-operator\.io/sources"
-MANIFEST = Path("examples/quickstart.yaml")
-DEMO_LABEL = "finetune-operator.io/demo"
-BUCKET = "s3"  # Service and Deployment of examples/bucket
-BUCKET_PORT = 9000
-PROGRESS_SECONDS = 2  # a demo's job is short: its status is written more often than the operator's usual 15 s
-
-
-@dataclass(frozen=True)
-class Files:
-    """What the demo makes and keeps between runs."""
-
-    cache: Path
-
-    @property
-    def model(self) -> Path:
-        return self.cache / "base-model"
-
-    @property
-    def data(self) -> Path:
-        return self.cache / "data"
-
-    @property
-    def logs(self) -> Path:
-        return self.cache / "logs"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

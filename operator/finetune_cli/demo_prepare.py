@@ -11,7 +11,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from finetune_cli import demo
+from finetune_cli import demo_places as places
 from finetune_cli.errors import CliError
 from finetune_cli.watch import outcome
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def sources_digest() -> str:
     """Changes when the operator's code does."""
     digest = hashlib.sha256()
-    for folder in demo.OPERATOR_SOURCES:
+    for folder in places.OPERATOR_SOURCES:
         for path in sorted(folder.rglob("*.py")):
             digest.update(str(path).encode() + path.read_bytes())
     return digest.hexdigest()[:12]
@@ -32,7 +32,7 @@ def sources_digest() -> str:
 class Preparation:
     """Brings a cluster to where the demo's job trains, from whatever state it is in."""
 
-    def __init__(self, cluster: Cluster, files: demo.Files, helm_values: list[str]) -> None:
+    def __init__(self, cluster: Cluster, files: places.Files, helm_values: list[str]) -> None:
         self.cluster = cluster
         self.files = files
         self.helm_values = helm_values
@@ -41,16 +41,10 @@ class Preparation:
         """Do all of it; the name of the job that now trains. Raises CliError."""
         stop = self.cluster.commands.stop
         steps.side_by_side(
-            lambda: self._cluster_and_operator(steps),
-            lambda: self._model_and_data(steps),
-            on_failure=stop,
+            lambda: self._cluster_and_operator(steps), lambda: self._model_and_data(steps), on_failure=stop
         )
-        steps.side_by_side(
-            lambda: self._fill_bucket(steps),
-            lambda: self._wait_for_operator(steps),
-            on_failure=stop,
-        )
-        with steps.step(f"Apply {demo.MANIFEST}") as step:
+        steps.side_by_side(lambda: self._fill_bucket(steps), lambda: self._wait_for_operator(steps), on_failure=stop)
+        with steps.step(f"Apply {places.MANIFEST}") as step:
             name = self._apply_job(step)
             step.detail = f"finetunejob/{name}"
         return name
@@ -61,9 +55,9 @@ class Preparation:
         cluster = self.cluster
         if cluster.is_local:
             with steps.step("Start the local cluster") as step:
-                command = [str(demo.LOCALCLUSTER), "up", "--dir", str(cluster.directory)]
+                command = [str(places.LOCALCLUSTER), "up", "--dir", str(cluster.directory)]
                 cluster.commands.stream(step, "localcluster", command)
-                step.detail = f"kubeconfig {demo.LOCAL_DIRECTORY / 'kubeconfig'}"
+                step.detail = f"kubeconfig {places.LOCAL_DIRECTORY / 'kubeconfig'}"
         else:
             with steps.step("Reach the cluster of the kubeconfig") as step:
                 step.detail = cluster.kubectl("config", "current-context").strip()
@@ -71,22 +65,31 @@ class Preparation:
         with steps.step("Install the operator and MLflow with Helm") as step:
             cluster.commands.stream(step, "helm", [*cluster.helm_command, *self._helm_arguments()])
         with steps.step("Start an S3 server in the cluster") as step:
-            cluster.kubectl("apply", "-n", demo.NAMESPACE, "-f", "examples/bucket")
-            cluster.wait_ready(step, demo.NAMESPACE, demo.BUCKET)
+            cluster.kubectl("apply", "-n", places.NAMESPACE, "-f", "examples/bucket")
+            cluster.wait_ready(step, places.NAMESPACE, places.BUCKET)
 
     def _helm_arguments(self) -> list[str]:
-        values = ["mlflow.enabled=true", f"settings.progressSeconds={demo.PROGRESS_SECONDS}"]
+        values = ["mlflow.enabled=true", f"settings.progressSeconds={places.PROGRESS_SECONDS}"]
         if self.cluster.is_local:
             # Local pods run the checkout itself: a changed operator has to be started anew.
-            values.append(f"podAnnotations.{demo.SOURCES_ANNOTATION}=sha-{sources_digest()}")
+            values.append(f"podAnnotations.{places.SOURCES_ANNOTATION}=sha-{sources_digest()}")
         sets = [word for value in [*values, *self.helm_values] for word in ("--set", value)]
         chart = "charts/finetune-operator"
-        return ["upgrade", "--install", demo.RELEASE, chart, "-n", demo.OPERATOR_NAMESPACE, "--create-namespace", *sets]
+        return [
+            "upgrade",
+            "--install",
+            places.RELEASE,
+            chart,
+            "-n",
+            places.OPERATOR_NAMESPACE,
+            "--create-namespace",
+            *sets,
+        ]
 
     def _wait_for_operator(self, steps: Steps) -> None:
         with steps.step("Wait for the operator and MLflow") as step:
             for deployment in ("finetune-operator", "mlflow"):
-                self.cluster.wait_ready(step, demo.OPERATOR_NAMESPACE, deployment)
+                self.cluster.wait_ready(step, places.OPERATOR_NAMESPACE, deployment)
 
     # -- the base model and the dialogues
 
@@ -100,7 +103,7 @@ class Preparation:
     def _fill_bucket(self, steps: Steps) -> None:
         with (
             steps.step("Put base model and data into the bucket") as step,
-            self.cluster.reach(demo.NAMESPACE, demo.BUCKET, demo.BUCKET_PORT) as endpoint,
+            self.cluster.reach(places.NAMESPACE, places.BUCKET, places.BUCKET_PORT) as endpoint,
         ):
             command = [sys.executable, "examples/fill_bucket.py", "--endpoint", endpoint]
             command += ["--model", str(self.files.model), "--data", str(self.files.data)]
@@ -110,12 +113,12 @@ class Preparation:
     # -- the job
 
     def _apply_job(self, step: Step) -> str:
-        cluster, namespace = self.cluster, demo.NAMESPACE
-        label = [f"{demo.DEMO_LABEL}=true", "-o", "json"]
-        labelled = cluster.kubectl("label", "--local", "-f", str(demo.MANIFEST), *label)
+        cluster, namespace = self.cluster, places.NAMESPACE
+        label = [f"{places.DEMO_LABEL}=true", "-o", "json"]
+        labelled = cluster.kubectl("label", "--local", "-f", str(places.MANIFEST), *label)
         name: str = json.loads(labelled)["metadata"]["name"]
         previous = cluster.get("finetunejob", name, "-n", namespace)
-        if previous and demo.DEMO_LABEL not in (previous["metadata"].get("labels") or {}):
+        if previous and places.DEMO_LABEL not in (previous["metadata"].get("labels") or {}):
             raise CliError(
                 f"namespace {namespace} has a FineTuneJob {name} that the demo did not make; it is left alone."
                 f" Delete it (kubectl delete ftj {name} -n {namespace}) or take its progress: finetune watch {name}"
@@ -130,7 +133,7 @@ class Preparation:
     def _remove_volume(self, name: str) -> None:
         """The job's volume outlives the job; the next run of the demo starts with an empty one."""
         claim = f"{name}-checkpoints"
-        self.cluster.kubectl("delete", "pvc", claim, "-n", demo.NAMESPACE, "--ignore-not-found", "--timeout=60s")
+        self.cluster.kubectl("delete", "pvc", claim, "-n", places.NAMESPACE, "--ignore-not-found", "--timeout=60s")
 
     # -- the way back
 
@@ -139,9 +142,9 @@ class Preparation:
         with steps.step("Remove what earlier runs left"):
             shutil.rmtree(self.files.cache, ignore_errors=True)
             if self.cluster.is_local:
-                if demo.LOCAL_DIRECTORY.exists():
+                if places.LOCAL_DIRECTORY.exists():
                     self.cluster.commands.output(
-                        [str(demo.LOCALCLUSTER), "down", "--purge", "--dir", str(self.cluster.directory)]
+                        [str(places.LOCALCLUSTER), "down", "--purge", "--dir", str(self.cluster.directory)]
                     )
             else:
                 self._remove_objects()
@@ -151,16 +154,23 @@ class Preparation:
         with steps.step("Remove what the demo made"):
             self._remove_objects()
             if self.cluster.is_local:
-                self.cluster.commands.output([str(demo.LOCALCLUSTER), "down", "--dir", str(self.cluster.directory)])
+                self.cluster.commands.output([str(places.LOCALCLUSTER), "down", "--dir", str(self.cluster.directory)])
 
     def _remove_objects(self) -> None:
-        cluster, namespace = self.cluster, demo.NAMESPACE
+        cluster, namespace = self.cluster, places.NAMESPACE
         if cluster.get("crd", "finetunejobs.finetune-operator.io"):
-            made = ["-n", namespace, "-l", f"{demo.DEMO_LABEL}=true"]
+            made = ["-n", namespace, "-l", f"{places.DEMO_LABEL}=true"]
             names = cluster.kubectl("get", "finetunejob", *made, "-o", "jsonpath={.items[*].metadata.name}").split()
             cluster.kubectl("delete", "finetunejob", *made, "--cascade=foreground", "--timeout=60s")
             for name in names:
                 self._remove_volume(name)
         cluster.kubectl("delete", "-n", namespace, "-f", "examples/bucket", "--ignore-not-found", "--timeout=60s")
-        helm = [*cluster.helm_command, "uninstall", demo.RELEASE, "-n", demo.OPERATOR_NAMESPACE, "--ignore-not-found"]
+        helm = [
+            *cluster.helm_command,
+            "uninstall",
+            places.RELEASE,
+            "-n",
+            places.OPERATOR_NAMESPACE,
+            "--ignore-not-found",
+        ]
         cluster.commands.output(helm)

@@ -7,13 +7,14 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
+from finetune_cli import demo_places as places
 from finetune_cli import terminal
 from finetune_cli.errors import CliError
 from finetune_cli.live import noteworthy_conditions
 
 if TYPE_CHECKING:
-    from finetune_cli.demo import Files
     from finetune_cli.demo_cluster import Cluster
+    from finetune_cli.demo_places import Files
     from finetune_cli.steps import Steps
 
 LOG_LINES = 20
@@ -24,8 +25,6 @@ Answers = dict[str, list[str]]
 
 def ask_models(steps: Steps, cluster: Cluster, files: Files, status: dict[str, Any]) -> Answers:
     """The answers of the base model and of the tuned one, which comes from the bucket, to the same prompts."""
-    from finetune_cli import demo
-
     remote = (status.get("model") or {}).get("remote")
     if not remote:
         raise CliError("the job's status names no model.remote: checkpointsRemote is missing from the manifest")
@@ -33,7 +32,7 @@ def ask_models(steps: Steps, cluster: Cluster, files: Files, status: dict[str, A
     shutil.rmtree(tuned, ignore_errors=True)
     with (
         steps.step("Load the tuned model from the bucket and ask it") as step,
-        cluster.reach(demo.NAMESPACE, demo.BUCKET, demo.BUCKET_PORT) as endpoint,
+        cluster.reach(places.NAMESPACE, places.BUCKET, places.BUCKET_PORT) as endpoint,
     ):
         request = {
             "download": {"from": remote, "to": str(tuned), "endpoint": endpoint},
@@ -88,41 +87,37 @@ def _one_line(text: str, width: int = 100) -> str:
 
 def _mlflow_page(cluster: Cluster, status: dict[str, Any]) -> str:
     """Where the run's page opens from this machine, and how to make that possible on a real cluster."""
-    from finetune_cli import demo
-
     run = status.get("mlflow") or {}
     if not run.get("runId"):
         return run.get("message") or "no run was logged"
     path = f"#/experiments/{run.get('experimentId')}/runs/{run['runId']}"
     if cluster.is_local:
-        address = cluster.pod_ip(demo.OPERATOR_NAMESPACE, "app.kubernetes.io/component=mlflow")
+        address = cluster.pod_ip(places.OPERATOR_NAMESPACE, "app.kubernetes.io/component=mlflow")
         return f"http://{address}:5000/{path}"
-    forward = f"kubectl -n {demo.OPERATOR_NAMESPACE} port-forward service/mlflow 5000"
+    forward = f"kubectl -n {places.OPERATOR_NAMESPACE} port-forward service/mlflow 5000"
     return f"{forward}, then http://127.0.0.1:5000/{path}"
 
 
 def print_next_commands(cluster: Cluster, namespace: str, name: str) -> None:
     """What to try while all of it runs."""
-    from finetune_cli import demo
-
     terminal.say()
     terminal.say("Next:")
     if cluster.is_local:
-        folder = demo.LOCAL_DIRECTORY
+        folder = places.LOCAL_DIRECTORY
         terminal.say(f'  export KUBECONFIG="$PWD/{folder}/kubeconfig" PATH="$PWD/{folder}/bin:$PWD/.venv/bin:$PATH"')
     commands = [
         (f"kubectl get ftj -n {namespace} -o wide", "all jobs, with model, run and queue"),
         (f"kubectl describe ftj {name} -n {namespace}", "this job's story"),
         ("kubectl explain ftj.spec.training_args", "every key is documented"),
-        (f"finetune render -f {demo.MANIFEST}", "the objects behind it"),
+        (f"finetune render -f {places.MANIFEST}", "the objects behind it"),
     ]
     for command, meaning in commands:
         terminal.say(f"  {command:46} {terminal.styled(f'# {meaning}', 'dim')}")
     if cluster.is_local:
-        endpoint = f"http://{cluster.pod_ip(namespace, f'app.kubernetes.io/name={demo.BUCKET}')}:{demo.BUCKET_PORT}"
+        endpoint = f"http://{cluster.pod_ip(namespace, f'app.kubernetes.io/name={places.BUCKET}')}:{places.BUCKET_PORT}"
         terminal.say("The same training without a cluster, from the same bucket:")
         terminal.say("  export AWS_ACCESS_KEY_ID=demo AWS_SECRET_ACCESS_KEY=demo-secret")
-        terminal.say(f"  finetune run -f {demo.MANIFEST} --endpoint {endpoint} --set tracking=null")
+        terminal.say(f"  finetune run -f {places.MANIFEST} --endpoint {endpoint} --set tracking=null")
 
 
 def print_failure(cluster: Cluster, namespace: str, name: str, status: dict[str, Any]) -> None:
