@@ -31,6 +31,7 @@ from finetune_trainer.train.settings import processes_per_node, read_job_config,
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 DEFAULT_CPUS_PER_GPU = 8.0  # as in the pod's requests
 MARGIN_SECONDS = 10.0  # of the grace period, for the last words
+LOOK_SECONDS = 2.0  # a SIGCHLD that another thread of this process swallowed costs no more than this
 PEER_SECONDS = 5.0  # for the others to say what they saw, when one process has died
 # Of several processes' codes the one that explains most: what no retry would mend, then the rest.
 PRECEDENCE = (65, 66, 78, 79, 69, 75, 70)
@@ -136,7 +137,7 @@ def watch(ranks: Ranks, grace: float) -> bool:
     stopped = False
     deadline: float | None = None
     while ranks.running:
-        timeout = 60.0 if deadline is None else max(0.0, deadline - time.monotonic())
+        timeout = LOOK_SECONDS if deadline is None else min(LOOK_SECONDS, max(0.0, deadline - time.monotonic()))
         info = signal.sigtimedwait({*SIGNALS, signal.SIGCHLD}, timeout)
         if info is not None and info.si_signo in SIGNALS:
             if stopped and info.si_signo == signal.SIGINT:
