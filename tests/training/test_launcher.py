@@ -75,6 +75,22 @@ def test_what_does_not_end_in_time_is_killed_and_said(
     assert "raise terminationGracePeriodSeconds" in report.message
 
 
+def test_an_end_is_noticed_though_another_thread_took_its_signal(ranks: Script) -> None:
+    done = threading.Event()
+
+    def listen() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        done.wait()
+
+    other = threading.Thread(target=listen)
+    other.start()
+    began = time.monotonic()
+    assert watch(ranks("import time; time.sleep(0.5)"), grace=30) is False
+    assert time.monotonic() - began < 30  # it was 60
+    done.set()
+    other.join()
+
+
 def test_orphans_are_collected(ranks: Script) -> None:
     """PID 1 inherits what its descendants leave; here the test process stands in for it."""
     import ctypes
