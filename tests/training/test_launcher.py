@@ -84,8 +84,11 @@ def test_an_end_is_noticed_though_another_thread_took_its_signal(ranks: Script) 
 
     other = threading.Thread(target=listen)
     other.start()
+    started = ranks("pass")
+    (pid,) = started.running
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it ended while nobody waited for the signal
     began = time.monotonic()
-    assert watch(ranks("import time; time.sleep(0.5)"), grace=30) is False
+    assert watch(started, grace=30) is False
     assert time.monotonic() - began < 30  # it was 60
     done.set()
     other.join()
