@@ -58,7 +58,8 @@ def print_result(
     evaluations = [c["evalLoss"] for c in status.get("checkpoints") or [] if c.get("evalLoss") is not None]
     if progress.get("evalLoss") is not None:
         before = f"{terminal.number(evaluations[0])} -> " if evaluations else ""
-        _row("Evaluation loss", before + terminal.number(progress["evalLoss"]))
+        learnt = "on dialogues that it has not seen; this job learns its own by heart"
+        _row("Evaluation loss", f"{before}{terminal.number(progress['evalLoss'])} ({learnt})")
     _row("Model", model.get("remote"))
     _row("", f"volume {model.get('claim') or f'{name}-checkpoints'}: {model.get('merged') or model.get('path')}")
     _row("MLflow", _mlflow_page(cluster, status))
