@@ -2,7 +2,6 @@
 words with a leading space mark (Llama 2, Mistral). Small, and saved as transformers saves them."""
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,30 +73,18 @@ def tokenizers_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def _s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    os.environ.setdefault("MOTO_RECORDER_FILEPATH", str(tmp_path_factory.mktemp("moto") / "recording"))
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def s3(_s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The endpoint of an S3 server with an empty bucket `data`, named by the environment."""
     from botocore.session import get_session
 
-    monkeypatch.setenv("AWS_ENDPOINT_URL", _s3_server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "demo")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "demo-secret")
-    requests.post(f"{_s3_server}/moto-api/reset", timeout=10)
-    client = get_session().create_client("s3", endpoint_url=_s3_server, region_name="us-east-1")
+    requests.post(f"{s3_server}/moto-api/reset", timeout=10)
+    client = get_session().create_client("s3", endpoint_url=s3_server, region_name="us-east-1")
     client.create_bucket(Bucket="data")
-    return _s3_server
+    return s3_server
 
 
 @pytest.fixture
