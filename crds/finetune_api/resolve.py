@@ -5,7 +5,7 @@ Pure and idempotent: resolving a resolved spec changes nothing, so the trainer m
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune_api.accelerate_config import render_accelerate_config
 from finetune_api.batch import BatchPlan, plan_batch
@@ -34,6 +34,14 @@ DEFAULTS: dict[str, Any] = {
 }
 # Keys that may change while an attempt lives: they are no part of the frozen configuration.
 MUTABLE_KEYS = ("suspend", "labels", "annotations", "ttlSecondsAfterFinished", "maxAttempts")
+
+_T = TypeVar("_T")
+
+
+def filled(value: _T | None) -> _T:
+    """The value of a key of DEFAULTS in a resolved spec, where it is never absent: nobody else repeats a default."""
+    assert value is not None, "only for keys that resolve() fills"
+    return value
 
 
 @dataclass(frozen=True)
@@ -72,11 +80,11 @@ class ResolvedSpec:
     @property
     def processes_per_node(self) -> int:
         """Training processes in one pod."""
-        return self.spec.finetuning_gpus or self.spec.cpu_processes or 1
+        return self.spec.finetuning_gpus or filled(self.spec.cpu_processes)
 
     def accelerate_config(self, nodes: int | None = None, processes_per_node: int | None = None) -> dict[str, Any]:
         """The Accelerate config as a dictionary, for the given size or the one asked for."""
-        nodes = nodes or self.spec.nodes or 1
+        nodes = nodes or filled(self.spec.nodes)
         processes = processes_per_node or self.processes_per_node
         precision = "bf16" if self.training_args["bf16"] else "fp16" if self.training_args["fp16"] else "no"
         return render_accelerate_config(

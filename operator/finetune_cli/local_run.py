@@ -95,7 +95,9 @@ class LocalRun:
         return code
 
     def _gpus(self) -> int:
-        return (self.resolved.spec.finetuning_gpus or 0) * (self.resolved.spec.nodes or 1)
+        from finetune_api.resolve import filled
+
+        return filled(self.resolved.spec.finetuning_gpus) * filled(self.resolved.spec.nodes)
 
     def _stage(self, phase: str, module: str, environment: dict[str, str], view: View, interrupts: Interrupts) -> int:
         """Run one of the trainer's programs to its end; its exit code."""

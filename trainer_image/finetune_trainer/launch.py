@@ -22,14 +22,13 @@ from typing import Any
 from finetune_api import constants
 from finetune_api.constants import ExitCode
 from finetune_api.report import TerminationReport
-from finetune_api.resolve import ResolvedSpec
+from finetune_api.resolve import ResolvedSpec, filled
 from finetune_trainer.errors import TrainerError, describe
 from finetune_trainer.train.checkpoint_folder import report_checkpoints
 from finetune_trainer.train.rank import ENV_RESULT_DIR
 from finetune_trainer.train.settings import processes_per_node, read_job_config, read_spec, work_dir
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-DEFAULT_CPUS_PER_GPU = 8.0  # as in the pod's requests
 MARGIN_SECONDS = 10.0  # of the grace period, for the last words
 LOOK_SECONDS = 2.0  # a SIGCHLD that another thread of this process swallowed costs no more than this
 PEER_SECONDS = 5.0  # for the others to say what they saw, when one process has died
@@ -57,7 +56,10 @@ def main() -> int:
         count = processes_per_node(resolved)
         with tempfile.TemporaryDirectory(prefix="finetune-") as results:
             ranks = start_ranks(count, Path(results), threads_per_process(resolved, count, available_cpus()))
-            stopped = watch(ranks, float(os.environ.get(constants.ENV_GRACE) or 120))
+            stopped = watch(
+                ranks,
+                float(os.environ.get(constants.ENV_GRACE) or filled(resolved.spec.termination_grace_period_seconds)),
+            )
             report = conclude(read_results(Path(results)), ranks, count, stopped)
     except Exception as error:
         if not isinstance(error, TrainerError):
@@ -87,7 +89,7 @@ def threads_per_process(resolved: ResolvedSpec, count: int, available: int) -> i
     More would fight with the node's other pods, and another number of threads adds up in another order, so that the
     same manifest would give other last digits on a larger node.
     """
-    asked = resolved.spec.cpus_per_gpu or DEFAULT_CPUS_PER_GPU
+    asked = filled(resolved.spec.cpus_per_gpu)
     if resolved.on_cpu:  # cpusPerGpu is the whole pod's then
         asked /= count
     return max(1, min(int(asked), available // count))

@@ -1,6 +1,7 @@
 """The download Job: fetches model and data and validates every line on a CPU pod, before any GPU is asked for."""
 
 from finetune_api import constants
+from finetune_api.resolve import filled
 
 from ..plan.labels import LABEL_TRAINING
 from ..plan.types import Object
@@ -21,8 +22,8 @@ def download_job(request: Request, number: int = 1) -> Object:
     env = environment(request, {constants.ENV_ATTEMPT: str(number)})
     resources: Object = {
         "requests": {
-            "cpu": cpus(min(MAX_CPUS, request.spec.cpus_per_gpu or MAX_CPUS)),
-            "memory": gibibytes(min(MAX_GIB, request.spec.memory_per_gpu or MAX_GIB)),
+            "cpu": cpus(min(MAX_CPUS, filled(request.spec.cpus_per_gpu))),
+            "memory": gibibytes(min(MAX_GIB, filled(request.spec.memory_per_gpu))),
         }
     }
     body = container(request, constants.ROLE_DOWNLOAD, module=MODULE, env=env, mounts=mounts, resources=resources)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from finetune_api import constants
 from finetune_api.locations import Location, model_key, parse_location
-from finetune_api.resolve import ResolvedSpec
+from finetune_api.resolve import ResolvedSpec, filled
 from finetune_api.spec import FineTuneJobSpec
 
 from ..plan.types import Object
@@ -35,17 +35,17 @@ class Request:
 
     @property
     def nodes(self) -> int:
-        return self.spec.nodes or 1
+        return filled(self.spec.nodes)
 
     @property
     def gpus(self) -> int:
         """GPUs per node; 0 trains on CPU."""
-        return self.spec.finetuning_gpus or 0
+        return filled(self.spec.finetuning_gpus)
 
     @property
     def processes(self) -> int:
         """Training processes per node."""
-        return self.gpus or self.spec.cpu_processes or 1
+        return self.resolved.processes_per_node
 
     @property
     def basemodel(self) -> Location:
@@ -78,7 +78,7 @@ class Request:
 
     @property
     def grace_seconds(self) -> int:
-        return self.spec.termination_grace_period_seconds or 120
+        return filled(self.spec.termination_grace_period_seconds)
 
     @property
     def retains_checkpoints(self) -> bool:

@@ -4,6 +4,7 @@ After it is created nobody writes suspend, parallelism, completions or template:
 """
 
 from finetune_api import constants
+from finetune_api.resolve import filled
 
 from ..plan.labels import LABEL_TRAINING
 from ..plan.types import Object, TrackedRun
@@ -14,8 +15,6 @@ from .quantities import cpus, gibibytes
 from .request import Request
 
 MODULE = "finetune_trainer.launch"
-DEFAULT_CPUS = 8.0
-DEFAULT_GIB = 64.0
 
 
 def train_job(request: Request, number: int, resume: bool, run: TrackedRun | None) -> Object:
@@ -95,8 +94,8 @@ def _resources(request: Request) -> Object:
     shares = max(request.gpus, 1)
     resources: Object = {
         "requests": {
-            "cpu": cpus((request.spec.cpus_per_gpu or DEFAULT_CPUS) * shares),
-            "memory": gibibytes((request.spec.memory_per_gpu or DEFAULT_GIB) * shares),
+            "cpu": cpus(filled(request.spec.cpus_per_gpu) * shares),
+            "memory": gibibytes(filled(request.spec.memory_per_gpu) * shares),
         }
     }
     if request.gpus:

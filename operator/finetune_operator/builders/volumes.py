@@ -1,13 +1,11 @@
 """The two claims of a job: the shared model cache, which belongs to nobody, and the job's own work volume."""
 
 from finetune_api import constants
+from finetune_api.resolve import filled
 
 from ..plan.labels import LABEL_TRAINING
 from ..plan.types import Object
 from .request import Request
-
-DEFAULT_CACHE_SIZE = "64Gi"
-DEFAULT_WORK_SIZE = "512Gi"
 
 
 def cache_claim(request: Request) -> Object:
@@ -24,7 +22,7 @@ def cache_claim(request: Request) -> Object:
             "annotations": {f"{constants.GROUP}/basemodel": request.basemodel.uri},
         },
         request,
-        request.spec.downloads_reserved_size or DEFAULT_CACHE_SIZE,
+        filled(request.spec.downloads_reserved_size),
     )
 
 
@@ -36,7 +34,7 @@ def checkpoints_claim(request: Request) -> Object:
         {LABEL_TRAINING: request.training},
         owned=not request.retains_checkpoints,
     )
-    return _claim(metadata, request, request.spec.checkpoints_reserved_size or DEFAULT_WORK_SIZE)
+    return _claim(metadata, request, filled(request.spec.checkpoints_reserved_size))
 
 
 def _claim(metadata: Object, request: Request, size: str) -> Object:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from finetune_api import constants
+from finetune_api.resolve import filled
 
 from ..builders.request import Request
 from ..settings import Settings
@@ -32,7 +33,7 @@ class Context:
 
     @property
     def max_attempts(self) -> int:
-        return self.request.spec.max_attempts or 3
+        return filled(self.request.spec.max_attempts)
 
     def of_role(self, role: str) -> tuple[Object, ...]:
         """The Jobs of the current training with this role, oldest try first."""
