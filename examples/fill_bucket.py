@@ -1,9 +1,9 @@
-"""Puts the quickstart's base model and dialogues into the buckets that its manifest names, and makes the buckets.
+"""Puts the examples' base model and data into the buckets that their manifests name, and makes the buckets.
 
     python examples/fill_bucket.py --endpoint http://127.0.0.1:9000 \\
         --model .cache/demo/base-model --data .cache/demo/data
 
-s3://models/tiny-llama, s3://datasets/<file>.jsonl, and the empty bucket s3://checkpoints. What lies there already with
+s3://models/tiny-llama, s3://datasets/<file> for each file of the data folder, and the empty bucket s3://checkpoints. What lies there already with
 the same content stays. Credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; without them those of
 examples/bucket.
 """
@@ -50,8 +50,9 @@ def uploads(model: Path, data: Path) -> Iterator[tuple[Path, str, str]]:
     for path in sorted(model.iterdir()):
         if path.is_file() and not path.name.startswith("."):
             yield path, "models", f"{MODEL_PREFIX}/{path.name}"
-    for path in sorted(data.glob("*.jsonl")):
-        yield path, "datasets", path.name
+    for path in sorted(data.rglob("*")):
+        if path.is_file():
+            yield path, "datasets", path.relative_to(data).as_posix()
 
 
 def upload(client: Any, path: Path, bucket: str, key: str) -> bool:
