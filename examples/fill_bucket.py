@@ -3,9 +3,9 @@
     python examples/fill_bucket.py --endpoint http://127.0.0.1:9000 \\
         --model .cache/demo/base-model --data .cache/demo/data
 
-s3://models/tiny-llama, s3://datasets/<file> for each file of the data folder, and the empty bucket s3://checkpoints. What lies there already with
-the same content stays. Credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; without them those of
-examples/bucket.
+s3://models/tiny-llama, s3://datasets/<file> for each file of the data folder, and the empty bucket s3://checkpoints.
+What lies there already with the same content stays. Credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; without
+them those of examples/bucket.
 """
 
 import argparse
