@@ -9,9 +9,13 @@ from finetune_api.base import LocationText, SpecModel, Word
 Seed = Annotated[int, Field(ge=0, le=4_294_967_295)]
 MAX_DATASETS = 128
 DATA_PATH_HELP = (
-    "JSONL file in the finetuning data format: a path in the pod, hf://, s3://, gs://, az://, https://, "
-    "pvc://claim/path or configmap://name/key; a bare bucket/path means s3://bucket/path."
+    "The data: a path in the pod, hf://, s3://, gs://, az://, https://, pvc://claim/path, configmap://name/key or "
+    "dataset://name; a bare bucket/path means s3://bucket/path."
 )
+DataFormat = Literal["jsonl", "csv", "parquet", "text"]
+FORMAT_HELP = "Format of the files. Default: by their ending."
+CONFIG_HELP = "Configuration of a dataset that is a folder or an hf:// repository."
+SPLIT_HELP = "Split of such a dataset. Default: train, and validation for validation data."
 DATA_TYPE_HELP = "The kind of rows. Set automatically from method."
 
 
@@ -19,12 +23,18 @@ class DatasetDefinition(SpecModel):
     """Where one dataset lies."""
 
     path: LocationText = Field(description=DATA_PATH_HELP)
+    format: DataFormat | None = Field(None, description=FORMAT_HELP)
+    config: Word | None = Field(None, description=CONFIG_HELP)
+    split: Word | None = Field(None, description=SPLIT_HELP)
 
 
 class WeightedDatasetDefinition(SpecModel):
     """Where one dataset lies, with its weight for sampling."""
 
     path: LocationText = Field(description=DATA_PATH_HELP)
+    format: DataFormat | None = Field(None, description=FORMAT_HELP)
+    config: Word | None = Field(None, description=CONFIG_HELP)
+    split: Word | None = Field(None, description=SPLIT_HELP)
     sampling_weight: Annotated[float, Field(ge=0, le=1_000_000)] = Field(
         1.0, description="Relative weight of this dataset in the mix. Zero leaves it out."
     )
@@ -71,7 +81,7 @@ class NoneDataInput(SpecModel):
 
 TrainingData = Annotated[ConcatenationDataInput | WeightedMixDataInput, Field(discriminator="type")]
 ValidationData = Annotated[AutoSplitDataInput | ConcatenationDataInput | NoneDataInput, Field(discriminator="type")]
-ChatTemplateName = Literal["mistral-with-system", "chat-ml", "poro", "keep-original", "simplified-llama31"]
+ChatTemplateName = Literal["mistral-with-system", "chat-ml", "poro", "keep-original", "simplified-llama31", "none"]
 MissingPadTokenStrategy = Literal["eos-repurpose", "bos-repurpose", "unk-repurpose", "unk-convert-to-eos"]
 
 
@@ -81,7 +91,8 @@ class ChatTrainValidConfig(SpecModel):
     training_data: TrainingData = Field(description="The training data.")
     validation_data: ValidationData = Field(description="The validation data; type NONE for none.")
     chat_template_name: ChatTemplateName = Field(
-        "mistral-with-system", description="How a conversation is written as text for the model."
+        "mistral-with-system",
+        description="How a conversation becomes text for the model; none: pairs are joined as is.",
     )
     padding_side: Literal["left", "right"] = Field("right", description="Padding side; right is usually right.")
     missing_pad_token_strategy: MissingPadTokenStrategy = Field(
@@ -90,4 +101,13 @@ class ChatTrainValidConfig(SpecModel):
             "What pads when the tokenizer has no padding token. eos-repurpose may keep the model from learning to "
             "stop; unk-convert-to-eos pads with UNK, shown to the model as EOS."
         ),
+    )
+    max_examples: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(
+        None, description="Train on at most so many examples, the first ones. Default: all."
+    )
+    input_key: Word | None = Field(
+        None, description="Rows are pairs, whose prompt has this key. Default, with output_key: input."
+    )
+    output_key: Word | None = Field(
+        None, description="Rows are pairs, whose answer has this key. Default, with input_key: output."
     )

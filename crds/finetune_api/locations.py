@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from finetune_api.spec import FineTuneJobSpec
 
-Scheme = Literal["local", "hf", "s3", "gs", "az", "http", "https", "pvc", "configmap"]
-SCHEMES: tuple[Scheme, ...] = ("hf", "s3", "gs", "az", "http", "https", "pvc", "configmap")
+Scheme = Literal["local", "hf", "s3", "gs", "az", "http", "https", "pvc", "configmap", "dataset"]
+SCHEMES: tuple[Scheme, ...] = ("hf", "s3", "gs", "az", "http", "https", "pvc", "configmap", "dataset")
 BUCKETS: tuple[Scheme, ...] = ("s3", "gs", "az")
 
 
@@ -70,6 +70,8 @@ def parse_location(text: str) -> Location:
         raise LocationError(f"{text!r} is incomplete; {_FORM[scheme]}")
     if scheme == "configmap" and "/" in path:
         raise LocationError(f"{text!r} names no key of a ConfigMap; {_FORM[scheme]}")
+    if scheme == "dataset" and path:
+        raise LocationError(f"{text!r} has a path, but a dataset's name is all; {_FORM[scheme]}")
     return Location(scheme, container, path)
 
 
@@ -81,6 +83,7 @@ _FORM: dict[str, str] = {
     "https": "write https://host/path",
     "pvc": "write pvc://claim/path",
     "configmap": "write configmap://name/key",
+    "dataset": "write dataset://name",
 }
 
 

@@ -9,11 +9,15 @@ from finetune_api.base import SpecModel
 
 BatchSizeScaling = Literal["none", "sqrt", "linear"]
 Epochs = Annotated[float, Field(gt=0, le=100_000)]
+Auto = Literal["learning_rate", "per_device_batch", "precision"]
 Multiplier = Annotated[float, Field(gt=0, le=1_000_000)]
 
 
 class Overrides(SpecModel):
-    """Options that override training_args; each may also stand at the top of spec, with the same value if both."""
+    """Options that override training_args.
+
+    Document 003's three may also stand at the top of spec, with the same value if both.
+    """
 
     num_train_epochs: Epochs | None = Field(
         None, description="Overrides the number of epochs in training_args. Fractions are allowed."
@@ -26,9 +30,20 @@ class Overrides(SpecModel):
             "sqrt (times the square root of B), linear (times B)."
         ),
     )
+    min_update_steps: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = Field(
+        None,
+        description=("Without epochs and max_steps: whole epochs until at least so many optimizer steps are done."),
+    )
+    auto: Annotated[list[Auto], Field(max_length=3)] | None = Field(
+        None,
+        description=(
+            "What the trainer finds itself: learning_rate (range test), per_device_batch (the largest that fits, at "
+            "most max_per_device_train_batch_size), precision (bf16, else fp16, else fp32)."
+        ),
+    )
 
 
-LIFTED_KEYS = tuple(Overrides.model_fields)  # those that may also stand at the top of spec
+LIFTED_KEYS = ("num_train_epochs", "lr_multiplier", "lr_batch_size_scaling")  # may also stand at the top of spec
 
 
 def scale_learning_rate(

@@ -150,7 +150,7 @@ def check_locations(spec: Spec) -> Iterator[Violation]:
             if isinstance(path, str) and path:
                 where = ("data_conf", name, "datasets", index, "path")
                 yield from _check_location(
-                    where, path, ("local", "hf", *BUCKETS, "http", "https", "pvc", "configmap"), file=True
+                    where, path, ("local", "hf", *BUCKETS, "http", "https", "pvc", "configmap", "dataset"), file=True
                 )
 
 
@@ -164,7 +164,7 @@ def _check_location(
         return
     if location.scheme not in schemes:
         yield Violation(where, f"{location.scheme}:// cannot be used here; use {', '.join(_shown(schemes))}")
-    elif file and not location.path:
+    elif file and not location.path and location.scheme not in ("hf", "dataset"):
         yield Violation(where, f"{text!r} names no file; write the whole path of the JSONL file")
 
 

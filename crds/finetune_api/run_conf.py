@@ -50,6 +50,22 @@ class ModelArguments(SpecModel):
     trust_remote_code: bool = Field(False, description="Only false: executing downloaded code is not allowed.")
 
 
+Size = Annotated[int, Field(ge=1, le=16_777_216)]
+
+
+class ModelHyperparameters(SpecModel):
+    """The model's own hyperparameters: dropout of any model, sizes of one that is trained from scratch."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="Every dropout probability.")
+    num_hidden_layers: Size | None = Field(None, description="Layers.")
+    num_attention_heads: Size | None = Field(None, description="Attention heads.")
+    num_key_value_heads: Size | None = Field(None, description="Key-value heads of grouped-query attention.")
+    hidden_size: Size | None = Field(None, description="Width of hidden states.")
+    intermediate_size: Size | None = Field(None, description="Width inside the MLP.")
+    max_position_embeddings: Size | None = Field(None, description="Longest sequence.")
+    vocab_size: Size | None = Field(None, description="Rows of the embedding; at least the tokenizer's size.")
+
+
 class RunConfig(SpecModel):
     """Model and run configuration."""
 
@@ -69,3 +85,9 @@ class RunConfig(SpecModel):
         ),
     )
     final_checkpoint_name: Word = Field("checkpoint-final", description="Only checkpoint-final.")
+    from_scratch: bool = Field(
+        False, description="Random weights in the shape of the base model's config.json, instead of its own."
+    )
+    model_hyperparameters: ModelHyperparameters | None = Field(
+        None, description="Dropout, and with from_scratch the model's sizes. Default: the base model's."
+    )

@@ -27,6 +27,7 @@ from finetune_api.cluster import (
     Toleration,
 )
 from finetune_api.data_conf import ChatTrainValidConfig
+from finetune_api.evaluation_conf import EvaluationConfig
 from finetune_api.methods import CLMArguments, DPOArguments, MemoryArguments, Method, SFTArguments
 from finetune_api.overrides import BatchSizeScaling, Epochs, Multiplier, Overrides
 from finetune_api.peft_conf import PeftConfig
@@ -47,6 +48,7 @@ CONFIG_SECTIONS = (
     "data_conf",
     "training_args",
     "overrides",
+    "evaluation_conf",
     "batchsize_conf",
     "peft_conf",
     "run_conf",
@@ -78,6 +80,9 @@ class FineTuneJobSpec(SpecModel):
         description="transformers.TrainingArguments, with restrictions. Every key says whether it is supported."
     )
     overrides: Overrides | None = Field(None, description="Options that override training_args.")
+    evaluation_conf: EvaluationConfig | None = Field(
+        None, description="Validation with checkpoints, retention of the best, early stopping, samples."
+    )
     batchsize_conf: BatchsizeConfig = Field(description="Batch size configuration.")
     peft_conf: PeftConfig = Field(description="Adapter configuration; peft_type NO_PEFT trains all weights.")
     run_conf: RunConfig = Field(description="Model and run configuration.")

@@ -67,6 +67,15 @@ class Progress(ReportModel):
     updated_at: Time | None = Field(None, description="When the trainer reported this.")
 
 
+class MemoryEstimate(ReportModel):
+    """Estimated bytes per device."""
+
+    weights: int | None = Field(None, description="Weights of the model.")
+    gradients: int | None = Field(None, description="Gradients.")
+    optimizer: int | None = Field(None, description="State of the optimizer.")
+    activations: int | None = Field(None, description="Activations of the largest batch.")
+
+
 class DatasetReport(ReportModel):
     """What the download pod found in the data."""
 
@@ -79,6 +88,13 @@ class DatasetReport(ReportModel):
     steps_per_epoch: int | None = Field(None, description="Optimizer steps per epoch.")
     total_steps: int | None = Field(None, description="Optimizer steps in all.")
     memory_estimate_bytes: int | None = Field(None, description="Estimated memory per device.")
+    validation_tokens: int | None = Field(None, description="Validation tokens.")
+    duplicates: int | None = Field(None, description="Rows that repeat another one.")
+    truncated: int | None = Field(None, description="Examples that were cut.")
+    packed_into: int | None = Field(None, description="Sequences that the examples were packed into.")
+    leaks: int | None = Field(None, description="Validation rows that also stand in the training data.")
+    pad_share: float | None = Field(None, description="Share of padding in the training batches.")
+    memory: MemoryEstimate | None = Field(None, description="The estimate by what takes it.")
 
 
 class EffectiveSettings(ReportModel):
@@ -95,6 +111,8 @@ class EffectiveSettings(ReportModel):
     device: ShortText | None = Field(None, description="cpu or the GPU's name.")
     trainable_parameters: int | None = Field(None, description="Parameters that are trained.")
     parameters: int | None = Field(None, description="Parameters of the model.")
+    epochs: float | None = Field(None, description="Epochs.")
+    warmup_steps: int | None = Field(None, description="Optimizer steps of warmup.")
 
 
 class CheckpointReport(ReportModel):

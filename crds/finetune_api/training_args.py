@@ -331,12 +331,19 @@ def _annotation(described: Mapping[str, Any]) -> Any:
 def _description(described: Mapping[str, Any]) -> str:
     name = described["name"]
     if name not in SUPPORTED:
-        return refusal_text(name) + "."
+        return _short_refusal(name)
     default = described.get("default")
     text = str(described["help"]).split(". ")[0].rstrip(".") + "."
     if "no" in described.get("choices", ()):
         text += ' Write "no" in quotes.'
     return text if default is None else f"{text} Default: {json.dumps(default)}."
+
+
+def _short_refusal(name: str) -> str:
+    """The refusal for `kubectl explain`, which shows the key above it."""
+    if name in OWNED:
+        return f"Set by the operator; {OWNED[name]}."
+    return f"Refused: {UNSUPPORTED_REASON.get(name, 'not implemented')}."
 
 
 def _model_fields() -> dict[str, Any]:

