@@ -43,24 +43,27 @@ class MicroBatch:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One optimizer step of this process. Counts are over the whole global batch."""
+    """One optimizer step of this process. Counts are over the whole global batch; weight: what its loss is divided
+    by."""
 
     epoch: int
     index: int
     micro_rows: list[list[int]]
-    targets: int
+    weight: int
     tokens: int
+    rows: int
 
 
 class Examples:
-    """Examples with what the loop asks of each: length and number of targets (the first token is never predicted)."""
+    """Examples with what the loop asks of each: length and weight, which is its number of targets (the first token is
+    never predicted)."""
 
     def __init__(self, examples: Sequence[Example], padding: Padding) -> None:
         self._examples = examples
         self._padding = padding
         self._filler = Example([padding.pad_input_id] * 2, [IGNORED] * 2)
         self.lengths = [len(example) for example in examples]
-        self.targets = [example.trained_tokens - (example.labels[:1] != [IGNORED]) for example in examples]
+        self.weights = [example.trained_tokens - (example.labels[:1] != [IGNORED]) for example in examples]
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -101,8 +104,9 @@ def plan_epoch(
             epoch=epoch,
             index=index,
             micro_rows=deal(rows, shape, rank),
-            targets=sum(examples.targets[row] for row in rows),
+            weight=sum(examples.weights[row] for row in rows),
             tokens=sum(examples.lengths[row] for row in rows),
+            rows=len(rows),
         )
 
 

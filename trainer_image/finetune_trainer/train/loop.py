@@ -1,7 +1,7 @@
 """The training loop: batches in, optimizer steps out, with logging, evaluation and checkpoints between steps.
 
-Nothing waits for the GPU except where a number is shown. The loss of a step is the mean over the target tokens of its
-whole global batch, so accumulation and data parallelism change nothing but the rounding.
+Nothing waits for the GPU except where a number is shown. The loss of a step is the objective's mean over its whole
+global batch (per target token, per pair), so accumulation and data parallelism change nothing but the rounding.
 """
 
 import contextlib
@@ -22,7 +22,8 @@ from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger, step_line
 from finetune_trainer.train.distributed import World, autocast
 from finetune_trainer.train.evaluate import Evaluation, evaluate
-from finetune_trainer.train.loss import loss_sum, to_device
+from finetune_trainer.train.loss import to_device
+from finetune_trainer.train.objective import Objective, Sums
 from finetune_trainer.train.progress import Progress
 from finetune_trainer.train.sampler import BatchShape
 from finetune_trainer.train.seeding import seed_all, seed_for
@@ -38,6 +39,7 @@ class Parts:
 
     model: Any
     plain: Any
+    objective: Objective
     optimizer: torch.optim.Optimizer
     schedule: Any
     scaler: Any
@@ -73,7 +75,7 @@ class Loop:
         self.saved_step: int | None = state.step or None
         self.evaluated_step: int | None = None
         self._parameters = [one for one in parts.plain.parameters() if one.requires_grad]
-        self._window = _Window(parts.world.device)
+        self._window = _Window(parts.world.device, parts.objective.metrics)
         self._started = time.monotonic()
         self._first_step = state.step
         self._bad_losses = 0
@@ -115,7 +117,7 @@ class Loop:
         seed_all(seed_for(self.settings.seed, "step", self.state.step, parts.world.rank))
         parts.optimizer.zero_grad(set_to_none=True)
         # Data parallelism averages gradients over processes, but the loss is a sum over all of them.
-        scale = parts.world.size / max(1, plan.targets)
+        scale = parts.world.size / max(1, plan.weight)
         loss = torch.zeros((), device=parts.world.device)
         last = len(plan.micro_rows) - 1
         for index, batch in enumerate(batches):
@@ -123,13 +125,14 @@ class Loop:
                 return False
             with self._no_reduction(index < last):
                 with autocast(parts.world.device, parts.precision):
-                    part = loss_sum(parts.model, to_device(batch, parts.world.device), self.settings.label_smoothing)
-                part = part * scale
+                    sums = parts.objective.sums(parts.model, to_device(batch, parts.world.device), training=True)
+                part = sums.loss * scale
                 (parts.scaler.scale(part) if parts.scaler else part).backward()
             loss += part.detach()
+            self._window.add_metrics(sums)
             self.reporting.progress.beat()
         norm = self._update()
-        self._window.add(loss / parts.world.size, norm, plan.tokens)
+        self._window.add(loss / parts.world.size, norm, plan)
         return True
 
     def _no_reduction(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
@@ -203,8 +206,7 @@ class Loop:
     def _log(self, shown: bool) -> None:
         """Takes the numbers since the last time off the device; shows them, unless they only serve the last report."""
         state = self.state
-        (summed,) = self.parts.world.sum([float(self._window.loss)])
-        numbers = self._window.close(summed)
+        numbers = self._window.close(self.parts.world.sum(self._window.sums()))
         self._check_loss(numbers["loss"])
         state.loss = numbers["loss"]
         numbers["epoch"] = round(self._epoch(), 4)
@@ -242,6 +244,7 @@ class Loop:
             found = evaluate(
                 parts.plain,
                 parts.evaluation,
+                parts.objective,
                 batch_size=parts.eval_batch_size,
                 world=parts.world,
                 precision=parts.precision,
@@ -262,12 +265,12 @@ class Loop:
         state = self.state
         state.eval_loss = found.loss
         self.evaluated_step = state.step
-        numbers = {"eval_loss": found.loss, "eval_perplexity": found.perplexity, "epoch": round(self._epoch(), 4)}
+        numbers = {**found.numbers(), "epoch": round(self._epoch(), 4)}
         self._remember(numbers)
         self.reporting.metrics(numbers, state.step)
         self.reporting.progress.update(phase="training", eval_loss=found.loss)
         if self.parts.world.main:
-            logger.info(step_line(state.step, self.total_steps, {"eval_loss": found.loss, "epoch": self._epoch()}))
+            logger.info(step_line(state.step, self.total_steps, {**found.numbers(), "epoch": self._epoch()}))
 
     def _save(self) -> None:
         if self.saved_step == self.state.step:
@@ -311,24 +314,38 @@ class _Diverged(TrainerError):
 class _Window:
     """What happened since the last log line, kept on the device until it is shown."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, metrics: tuple[str, ...]) -> None:
         self._device = device
+        self._names = metrics
         self.learning_rate = 0.0
         self.restart()
 
     def restart(self) -> None:
         """Begins an empty window now."""
         self.loss = torch.zeros((), dtype=torch.float64, device=self._device)
+        self._metrics = torch.zeros(len(self._names), dtype=torch.float64, device=self._device)
         self._norm: torch.Tensor | None = None
         self._steps = 0
         self._tokens = 0
+        self._rows = 0
         self._since = time.monotonic()
 
-    def add(self, loss: torch.Tensor, norm: torch.Tensor, tokens: int) -> None:
+    def add_metrics(self, sums: Sums) -> None:
+        """Of one micro-batch."""
+        if sums.metrics is not None:
+            self._metrics += sums.metrics
+
+    def add(self, loss: torch.Tensor, norm: torch.Tensor, plan: StepPlan) -> None:
+        """A step that was done."""
         self.loss += loss
         self._norm = norm
         self._steps += 1
-        self._tokens += tokens
+        self._tokens += plan.tokens
+        self._rows += plan.rows
+
+    def sums(self) -> list[float]:
+        """This process's share of the loss and of each metric."""
+        return [float(self.loss), *self._metrics.tolist()]
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -337,11 +354,13 @@ class _Window:
         yield
         self._since += time.monotonic() - began
 
-    def close(self, summed_loss: float) -> dict[str, float]:
-        """The numbers of the window; a new one begins."""
+    def close(self, summed: list[float]) -> dict[str, float]:
+        """The numbers of the window, given `sums` over all processes; a new one begins."""
         seconds = max(1e-9, time.monotonic() - self._since)
+        loss, *metrics = summed
         numbers = {
-            "loss": summed_loss / max(1, self._steps),
+            "loss": loss / max(1, self._steps),
+            **{name: value / max(1, self._rows) for name, value in zip(self._names, metrics, strict=True)},
             "learning_rate": self.learning_rate,
             "grad_norm": float(self._norm) if self._norm is not None else 0.0,
             "tokens_per_second": round(self._tokens / seconds, 1),

@@ -15,11 +15,12 @@ from finetune_trainer.tokenizer_source import tokenizer_directory
 from finetune_trainer.train import adapters, checkpoint, checkpoint_folder, export, remote, result
 from finetune_trainer.train import model as models
 from finetune_trainer.train.advice import is_out_of_memory, memory_advice, volume_named
-from finetune_trainer.train.batches import Examples, Padding
+from finetune_trainer.train.batches import Padding
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger
 from finetune_trainer.train.distributed import World, choose_precision, device_name, start_world
 from finetune_trainer.train.loop import Loop, Parts, Reporting
+from finetune_trainer.train.objective import LanguageModelling
 from finetune_trainer.train.optimizer import build_optimizer, build_schedule, restore_schedule
 from finetune_trainer.train.progress import Progress
 from finetune_trainer.train.resume import find_start
@@ -223,15 +224,17 @@ class Run:
             checkpoint.load_optimizer(start, optimizer, scaler)
         takes_positions = "position_ids" in inspect.signature(adapters.base_of(plain).forward).parameters
         padding = Padding(loaded.tokenizer.pad_input_id, loaded.tokenizer.tokenizer.padding_side, takes_positions)
+        objective = LanguageModelling(padding, settings.loop.label_smoothing)
         parts = Parts(
+            objective=objective,
             model=world.accelerator.prepare_model(plain) if world.size > 1 else plain,
             plain=plain,
             optimizer=optimizer,
             schedule=None,
             scaler=scaler,
             max_grad_norm=settings.optimizer.max_grad_norm,
-            train=Examples(loaded.data.train, padding),
-            evaluation=Examples(loaded.data.eval, padding) if loaded.data.eval else None,
+            train=objective.examples(loaded.data.train),
+            evaluation=objective.examples(loaded.data.eval) if loaded.data.eval else None,
             shape=BatchShape(plan.per_device, plan.accumulation, world.size),
             eval_batch_size=plan.eval_per_device,
             world=world,
