@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.data import LightTokenizer
-from finetune_trainer.data.dataset import AutoSplit, DataPlan, Dataset, WeightedMix, load_dataset
-from finetune_trainer.data.rows import DataFile
+from finetune_trainer.data.assembling import AutoSplit, DataPlan, Dataset, WeightedMix
+from finetune_trainer.data.dataset import Chats, load_dataset
+from finetune_trainer.data.files import DataFile
 from finetune_trainer.errors import BadConfiguration, BadData
 
 
@@ -23,8 +24,8 @@ def rows_file(folder: Path, name: str, answers: list[str]) -> DataFile:
 @pytest.fixture
 def load(tokenizers_dir: Path):
     def load_plan(*training: DataFile, mix=None, validation=None, length: int = 4096) -> Dataset:
-        plan = DataPlan(training, mix, validation, "poro", length, True)
-        return load_dataset(plan, LightTokenizer.load(tokenizers_dir / "bytes"))
+        plan = DataPlan(training, mix, validation)
+        return load_dataset(plan, Chats("poro", length, True), LightTokenizer.load(tokenizers_dir / "bytes"))
 
     return load_plan
 
@@ -104,4 +105,5 @@ def test_repeated_rows_are_pointed_out_before_a_split(load, tmp_path: Path) -> N
     file = rows_file(tmp_path, "a", ["same", "same", "other", "same"])
     data = load(file, validation=AutoSplit(0.5, 1))
     assert data.account.duplicates == 2
-    assert data.account.notices[0].startswith("2 of 4 rows repeat another one")
+    assert data.account.leaks == sum(example in data.train for example in data.eval) == 2
+    assert data.account.notices[0].startswith("2 of 2 validation rows also stand in the training data")

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from finetune_trainer.data import LightTokenizer
-from finetune_trainer.data.dataset import DataPlan, load_dataset
+from finetune_trainer.data.assembling import DataPlan
+from finetune_trainer.data.dataset import Chats, load_dataset
 from finetune_trainer.data.example import IGNORED, Example
+from finetune_trainer.data.files import DataFile
 from finetune_trainer.data.preparing import PreparedTokenizer, backend_of, chat_renderer, prepare
-from finetune_trainer.data.rows import DataFile
 from finetune_trainer.errors import BadConfiguration
 
 TALK = [
@@ -69,8 +70,8 @@ def example_of(messages: list[dict[str, str]], tokenizer: Any, template: str, fo
 
     path = folder / "row.jsonl"
     path.write_text(json.dumps({"messages": messages}) + "\n")
-    plan = DataPlan((DataFile("row.jsonl", path),), None, None, template, 4096, trained)
-    return load_dataset(plan, tokenizer).train[0]
+    plan = DataPlan((DataFile("row.jsonl", path),))
+    return load_dataset(plan, Chats(template, 4096, trained), tokenizer).train[0]
 
 
 def trained_texts(example: Example, tokenizer: Any) -> list[str]:

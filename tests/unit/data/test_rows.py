@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.data.rows import BadLines, DataFile, read_rows
+from finetune_trainer.data.files import BadLines, DataFile
+from finetune_trainer.data.rows import read_rows
 from finetune_trainer.errors import BadData, InputMissing
 
 GOOD = b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}'
@@ -95,5 +96,5 @@ def test_a_row_without_an_answer_is_bad_only_for_completions(tmp_path: Path) -> 
 def test_a_missing_file_names_the_uri(tmp_path: Path) -> None:
     with pytest.raises(InputMissing, match=r"s3://b/x\.jsonl: no such file"):
         list(read_rows(DataFile("s3://b/x.jsonl", tmp_path / "x"), BadLines()))
-    with pytest.raises(InputMissing, match="is a directory"):
+    with pytest.raises(InputMissing, match="is a folder without files"):
         list(read_rows(DataFile("s3://b/x", tmp_path), BadLines()))

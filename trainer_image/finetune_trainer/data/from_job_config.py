@@ -1,28 +1,37 @@
-"""What a JobConfig says about data, as the plain arguments that this package's parts take."""
+"""What a JobConfig says about data, as the plain arguments that this package's parts take.
+
+Every training method reads its files by the same DataPlan (assembling.py); what a row becomes is decided by the
+method's own module, which is imported only for it.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_api.data_conf import AutoSplitDataInput, ConcatenationDataInput, WeightedMixDataInput
+from finetune_api.data_conf import (
+    AutoSplitDataInput,
+    ConcatenationDataInput,
+    DatasetDefinition,
+    WeightedDatasetDefinition,
+    WeightedMixDataInput,
+)
 from finetune_api.job_config import JobConfig
 from finetune_api.locations import data_path, parse_location
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import DatasetReport
-from finetune_trainer.data.dataset import AutoSplit, DataPlan, Dataset, WeightedMix, load_dataset
-from finetune_trainer.data.example import Example
+from finetune_trainer.data.assembling import AutoSplit, DataPlan, Dataset, WeightedMix
+from finetune_trainer.data.files import DataFile
 from finetune_trainer.data.preparing import PreparedTokenizer, prepare
-from finetune_trainer.data.rows import DataFile
 from finetune_trainer.errors import BadConfiguration
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """Examples to train on (in order, before shuffling), to evaluate on, what the report says, and what the user
-    should know."""
+    should know. What an example is depends on the method; all have len() and trained_tokens."""
 
-    train: list[Example]
-    eval: list[Example] | None
+    train: list[Any]
+    eval: list[Any] | None
     report: DatasetReport
     notices: tuple[str, ...] = ()
 
@@ -33,8 +42,31 @@ def load_training_data(config: JobConfig, tokenizer: Any, work_dir: Path) -> Tra
     tokenizer: a transformers fast tokenizer (after prepare_tokenizer) or a LightTokenizer.
     Raises BadData, InputMissing and BadConfiguration, naming file, line or key.
     """
-    dataset = load_dataset(data_plan(config.parsed_spec(), work_dir), tokenizer)
+    spec = config.parsed_spec()
+    dataset = _load(spec, data_plan(spec, work_dir), tokenizer)
     return TrainingData(dataset.train, dataset.eval, dataset_report(dataset), tuple(dataset.account.notices))
+
+
+def _load(spec: FineTuneJobSpec, plan: DataPlan, tokenizer: Any) -> Dataset[Any]:
+    """The dataset of the job's method."""
+    if spec.method == "sft" and spec.sft_args is not None:
+        from finetune_trainer.data.dataset import Chats, load_dataset
+
+        chats = Chats(
+            chat_template_name=spec.data_conf.chat_template_name,
+            max_seq_length=spec.sft_args.max_seq_length,
+            completions_only=spec.sft_args.train_on_completions_only,
+        )
+        return load_dataset(plan, chats, tokenizer)
+    if spec.method == "dpo" and spec.dpo_args is not None:
+        from finetune_trainer.data.preference import load_preferences
+
+        return load_preferences(plan, spec.data_conf, spec.dpo_args, tokenizer)
+    if spec.method == "clm" and spec.clm_args is not None:
+        from finetune_trainer.data.text import load_texts
+
+        return load_texts(plan, spec.clm_args, tokenizer)
+    raise BadConfiguration(f"method {spec.method} is not supported by this trainer; use method sft, dpo or clm")
 
 
 def prepare_tokenizer(config: JobConfig, tokenizer: Any) -> PreparedTokenizer:
@@ -49,9 +81,7 @@ def prepare_tokenizer(config: JobConfig, tokenizer: Any) -> PreparedTokenizer:
 
 
 def data_plan(spec: FineTuneJobSpec, work_dir: Path) -> DataPlan:
-    """The files of a spec where the download puts them, and how they become examples."""
-    if spec.sft_args is None:
-        raise BadConfiguration(f"method {spec.method} is not supported by this trainer; use method sft with sft_args")
+    """The files of a spec where the download puts them, and how they are put together."""
     training, validation = spec.data_conf.training_data, spec.data_conf.validation_data
     mix = None
     if isinstance(training, WeightedMixDataInput):
@@ -60,19 +90,17 @@ def data_plan(spec: FineTuneJobSpec, work_dir: Path) -> DataPlan:
     if isinstance(validation, AutoSplitDataInput):
         checked = AutoSplit(validation.ratio, validation.seed)
     elif isinstance(validation, ConcatenationDataInput):
-        checked = tuple(_data_file(dataset.path, work_dir) for dataset in validation.datasets)
+        checked = tuple(_data_file(dataset, work_dir) for dataset in validation.datasets)
     return DataPlan(
-        training=tuple(_data_file(dataset.path, work_dir) for dataset in training.datasets),
+        training=tuple(_data_file(dataset, work_dir) for dataset in training.datasets),
         mix=mix,
         validation=checked,
-        chat_template_name=spec.data_conf.chat_template_name,
-        max_seq_length=spec.sft_args.max_seq_length,
-        completions_only=spec.sft_args.train_on_completions_only,
+        max_examples=spec.data_conf.max_examples,
     )
 
 
-def _data_file(path: str, work_dir: Path) -> DataFile:
-    return DataFile(parse_location(path).uri, Path(data_path(path, str(work_dir))))
+def _data_file(dataset: DatasetDefinition | WeightedDatasetDefinition, work_dir: Path) -> DataFile:
+    return DataFile(parse_location(dataset.path).uri, Path(data_path(dataset.path, str(work_dir))), dataset.format)
 
 
 def data_uris(spec: FineTuneJobSpec) -> list[str]:
@@ -84,13 +112,19 @@ def data_uris(spec: FineTuneJobSpec) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def dataset_report(dataset: Dataset) -> DatasetReport:
+def dataset_report(dataset: Dataset[Any]) -> DatasetReport:
     """The status's account of a dataset; steps and memory are the caller's to add."""
+    account = dataset.account
     return DatasetReport(
-        examples=len(dataset.train),
-        validation_examples=len(dataset.eval or []),
+        examples=len(dataset.train) if account.packed_from is None else account.packed_from,
+        validation_examples=len(dataset.eval or []) if account.validation_from is None else account.validation_from,
         tokens=sum(len(example) for example in dataset.train),
         target_tokens=sum(example.trained_tokens for example in dataset.train),
-        dropped=dataset.account.dropped,
-        longest=dataset.account.longest_usable,
+        validation_tokens=sum(len(example) for example in dataset.eval or []),
+        dropped=account.dropped,
+        truncated=account.truncated,
+        packed_into=len(dataset.train) if account.packed_from is not None else None,
+        duplicates=account.duplicates,
+        leaks=account.leaks,
+        longest=account.longest_usable,
     )

@@ -14,8 +14,9 @@ import jinja2
 from tokenizers import Tokenizer
 
 from finetune_trainer.data.example import Example
+from finetune_trainer.data.files import BadLines, DataFile, RowError
 from finetune_trainer.data.rendering import Rendered, Renderer, UnstableTemplate
-from finetune_trainer.data.rows import BadLines, DataFile, Row, RowError
+from finetune_trainer.data.rows import Row
 from finetune_trainer.errors import BadConfiguration
 
 BATCH_ROWS = 1000  # enough to keep the library's threads busy, few enough to stay small in memory
