@@ -9,8 +9,8 @@ from finetune_api.base import LocationText, SpecModel, Word
 Seed = Annotated[int, Field(ge=0, le=4_294_967_295)]
 MAX_DATASETS = 128
 DATA_PATH_HELP = (
-    "The data: a path in the pod, hf://, s3://, gs://, az://, https://, pvc://claim/path, configmap://name/key or "
-    "dataset://name; a bare bucket/path means s3://bucket/path."
+    "A JSONL, CSV, Parquet or text file: a path in the pod, hf://, s3://, gs://, az://, https://, pvc://claim/path, "
+    "configmap://name/key or dataset://name; a bare bucket/path means s3://bucket/path."
 )
 DataFormat = Literal["jsonl", "csv", "parquet", "text"]
 FORMAT_HELP = "Format of the files. Default: by their ending."

@@ -125,7 +125,7 @@ class TestImmutability:
         in_phase(phase)
         result = change({"training_args": {"learning_rate": 0.1}})
         assert result.returncode != 0
-        assert "training_args is fixed until the job has ended" in result.stderr
+        assert "training_args cannot change until the job has succeeded or failed" in result.stderr
 
     @pytest.mark.parametrize(
         "spec",

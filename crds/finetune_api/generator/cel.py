@@ -239,6 +239,6 @@ def _immutable(key: str) -> Rule:
     return Rule(
         f"oldSelf.?status.phase.orValue('Failed') in {cel_list(ENDED_PHASES)} || "
         f"(has({new}) == has({old}) && (!has({new}) || {new} == {old}))",
-        f"{key} is fixed until the job has ended; delete the job and apply it anew, or create another",
+        f"{key} cannot change until the job has succeeded or failed; delete it and apply it anew, or create another",
         f".spec.{key}",
     )
