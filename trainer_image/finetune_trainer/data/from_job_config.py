@@ -17,11 +17,12 @@ from finetune_api.data_conf import (
 )
 from finetune_api.job_config import JobConfig
 from finetune_api.locations import data_path, parse_location
+from finetune_api.methods import CLMArguments
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import DatasetReport
 from finetune_trainer.data.assembling import AutoSplit, DataPlan, Dataset, WeightedMix
 from finetune_trainer.data.files import DataFile
-from finetune_trainer.data.preparing import PreparedTokenizer, prepare
+from finetune_trainer.data.preparing import PreparedTokenizer, prepare, prepare_plain
 from finetune_trainer.errors import BadConfiguration
 
 
@@ -62,16 +63,25 @@ def _load(spec: FineTuneJobSpec, plan: DataPlan, tokenizer: Any) -> Dataset[Any]
         from finetune_trainer.data.preference import load_preferences
 
         return load_preferences(plan, spec.data_conf, spec.dpo_args, tokenizer)
-    if spec.method == "clm" and spec.clm_args is not None:
-        from finetune_trainer.data.text import load_texts
+    if spec.method == "clm":
+        from finetune_trainer.data.text import Texts, load_texts
 
-        return load_texts(plan, spec.clm_args, tokenizer)
+        given = spec.clm_args or CLMArguments()
+        texts = Texts(text_key=given.text_key, block_size=given.block_size, overlength=given.overlength)
+        return load_texts(plan, texts, tokenizer)
     raise BadConfiguration(f"method {spec.method} is not supported by this trainer; use method sft, dpo or clm")
 
 
 def prepare_tokenizer(config: JobConfig, tokenizer: Any) -> PreparedTokenizer:
     """Gives the tokenizer (in place) the job's chat template, padding token and side. Raises BadConfiguration."""
-    data_conf = config.parsed_spec().data_conf
+    spec = config.parsed_spec()
+    data_conf = spec.data_conf
+    if spec.method == "clm":
+        return prepare_plain(
+            tokenizer,
+            padding_side=data_conf.padding_side,
+            missing_pad_token_strategy=data_conf.missing_pad_token_strategy,
+        )
     return prepare(
         tokenizer,
         chat_template_name=data_conf.chat_template_name,

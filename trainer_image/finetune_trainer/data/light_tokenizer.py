@@ -26,6 +26,8 @@ class LightTokenizer:
         self.special_tokens_map = {name: content for name, content in contents.items() if content is not None}
         _add_missing(backend, settings, self.special_tokens_map)
         self.add_bos_token = settings.get("add_bos_token")  # None: as tokenizer.json's post-processor says
+        said = {"add_bos_token", "add_eos_token"} & set(settings)  # one given decides both, as in transformers
+        self.adds = (bool(self.add_bos_token), bool(settings.get("add_eos_token"))) if said else None
 
     @classmethod
     def load(cls, directory: Path) -> "LightTokenizer":

@@ -103,6 +103,21 @@ def prepare(
     )
 
 
+def prepare_plain(tokenizer: Any, *, padding_side: str, missing_pad_token_strategy: str) -> PreparedTokenizer:
+    """The same for plain text: padding only. The tokenizer keeps the chat template that it has, if it has one."""
+    pad_input_id = _set_padding_token(tokenizer, missing_pad_token_strategy)
+    tokenizer.padding_side = padding_side
+    template = tokenizer.chat_template
+    return PreparedTokenizer(
+        tokenizer=tokenizer,
+        pad_token_id=tokenizer.pad_token_id,
+        pad_input_id=pad_input_id,
+        added_tokens=0,
+        chat_template=template if isinstance(template, str) else "",
+        stop_token_ids=_stop_tokens(tokenizer, None),
+    )
+
+
 def add_template_tokens(tokenizer: Any, chat_template_name: str) -> int:
     """Registers the template's special tokens; returns by how many the vocabulary grew."""
     if chat_template_name == KEEP_ORIGINAL:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from finetune_trainer.errors import BadConfiguration, InputMissing
+from finetune_trainer.train import fresh_model
 from finetune_trainer.train.inputs import check_model_folder
 from finetune_trainer.train.settings import ModelSettings
 
@@ -49,6 +50,16 @@ def load_model(
             arguments["max_memory"] = _gpu_numbers(settings.max_memory)
     if settings.attention:
         arguments["attn_implementation"] = settings.attention
+    wanted = settings.hyperparameters
+    if wanted.wanted:
+        config = fresh_model.changed_config(path, wanted)
+        if wanted.from_scratch:
+            model = fresh_model.build_model(
+                config, path, wanted.seed, dtype=getattr(torch, dtype), attention=settings.attention
+            )
+            model.config.use_cache = False  # restored in the export
+            return model.to(device)
+        arguments["config"] = config
     try:
         model, loaded = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -13,6 +13,7 @@ from finetune_api.peft_conf import GenericPeftConfig
 from finetune_api.resolve import ResolvedSpec, resolve
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.errors import BadConfiguration, InputMissing
+from finetune_trainer.train.fresh_model import Hyperparameters, read_hyperparameters
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class ModelSettings:
     gradient_checkpointing: bool
     gradient_checkpointing_kwargs: dict[str, Any]
     loading: dict[str, Any]  # further arguments of from_pretrained
+    hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ class Settings:
     def arguments(self) -> dict[str, Any]:
         """What was trained with, for training_args.json beside the result."""
         spec = self.resolved.spec.to_dict()
-        sections = {name: spec.get(name) for name in ("method", "peft_conf", "batchsize_conf", "sft_args", "overrides")}
+        names = ("method", "peft_conf", "batchsize_conf", "sft_args", "clm_args", "overrides")
+        sections = {name: spec.get(name) for name in names}
         return {**sections, "training_args": self.resolved.training_args, "basemodel": spec["basemodel"]}
 
 
@@ -294,6 +297,7 @@ def _model(spec: FineTuneJobSpec, args: dict[str, Any]) -> ModelSettings:
         gradient_checkpointing=args["gradient_checkpointing"],
         gradient_checkpointing_kwargs=dict(args["gradient_checkpointing_kwargs"] or {"use_reentrant": False}),
         loading=loading,
+        hyperparameters=read_hyperparameters(spec, args["seed"]),
     )
 
 
@@ -311,10 +315,13 @@ def _identity(resolved: ResolvedSpec) -> dict[str, Any]:
         "method": spec.get("method", "sft"),
         "basemodel": spec["basemodel"],
         "run_conf.model_args.revision": spec["run_conf"]["model_args"].get("revision"),
+        "run_conf.from_scratch": spec["run_conf"].get("from_scratch") or None,
+        "run_conf.model_hyperparameters": spec["run_conf"].get("model_hyperparameters"),
         "peft_conf": spec["peft_conf"],
         "quant_conf": spec.get("quant_conf"),
         "data_conf": spec["data_conf"],
         "sft_args": spec.get("sft_args"),
+        "clm_args": spec.get("clm_args"),
         "batchsize_conf.total_train_batch_size": resolved.total_batch,
         "training_args.seed": args["seed"],
         "training_args.data_seed": args["data_seed"],
