@@ -43,6 +43,7 @@ RECORDS_DIR = "/workdir/records"
 LOGS_DIR = "/workdir/logs"
 PVC_MOUNT_DIR = "/mnt/pvc"  # /mnt/pvc/<claim>
 CONFIGMAP_MOUNT_DIR = "/mnt/configmap"  # /mnt/configmap/<name>
+DATASET_MOUNT_DIR = "/mnt/dataset"  # /mnt/dataset/<name>: the ConfigMap of a named dataset
 SHM_DIR = "/dev/shm"
 TERMINATION_LOG = "/dev/termination-log"
 TERMINATION_LOG_LIMIT = 4096  # bytes; the kubelet cuts what is longer

@@ -25,7 +25,8 @@ from finetune_api.report import TerminationReport
 from finetune_api.resolve import ResolvedSpec, resolve
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import EffectiveSettings
-from finetune_trainer.data import data_uris, load_training_data, prepare_tokenizer
+from finetune_trainer.data import load_training_data, prepare_tokenizer
+from finetune_trainer.data.sources import datasets_of
 from finetune_trainer.data_files import fetch_data
 from finetune_trainer.errors import BadConfiguration, InputMissing, Interrupted, describe
 from finetune_trainer.memory_estimate import estimate_bytes, read_tensors
@@ -91,7 +92,7 @@ def download(config: JobConfig, places: Places) -> TerminationReport:
     credentials = credentials_of(spec)
     model_dir, notices = bring_model(spec, places, credentials)
     fetch_tokenizer(spec, places.work, credentials)
-    fetch_data(data_uris(spec), places.work, credentials)
+    fetch_data(datasets_of(spec), places.work, credentials)
     return _account(config, resolved, places, model_dir, notices)
 
 

@@ -7,8 +7,9 @@ store is tried again for up to RETRY_SECONDS; then it is Unavailable, which the 
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -131,19 +132,46 @@ def _store_options(scheme: str) -> dict[str, Any]:
     return options
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A file of a store: its size and text that changes when it does."""
+
+    size: int
+    version: str
+
+
+def list_entries(remote: str, *, credentials: str | None = None) -> dict[str, Entry]:
+    """Every file below the URI by its relative path; empty if there is none. Raises TrainerErrors."""
+    source = Remote(remote, credentials)
+    return {path: Entry(int(info.get("size") or 0), _version(info)) for path, info in _find(source).items()}
+
+
+def is_folder(remote: str, *, credentials: str | None = None) -> bool:
+    """Whether the URI is a folder and not a file. Raises TrainerErrors."""
+    source = Remote(remote, credentials)
+    return bool(source.call(lambda: source.fs.info(source.path)).get("type") == "directory")
+
+
+def download_entries(remote: str, entries: Mapping[str, Entry], local: Path, *, credentials: str | None = None) -> None:
+    """Copies the files of a listing into `local`; those that lie there with the right size are kept."""
+    source = Remote(remote, credentials)
+    _in_parallel(lambda path: _fetch(source, source.child(path), local / path, entries[path].size), entries)
+
+
 def list_tree(remote: str, *, credentials: str | None = None) -> dict[str, int]:
     """Relative path and size in bytes of every file below the URI; empty if there is none. Raises TrainerErrors."""
     return _list(Remote(remote, credentials))
 
 
 def _list(remote: Remote) -> dict[str, int]:
+    return {path: int(info.get("size") or 0) for path, info in _find(remote).items()}
+
+
+def _find(remote: Remote) -> dict[str, dict[str, Any]]:
+    """What the store says of every file below the URI, by relative path."""
     found = remote.call(lambda: remote.fs.find(remote.path, detail=True))
-    sizes = {}
-    for path, info in found.items():
-        relative = str(path).removeprefix(remote.path).lstrip("/")
-        if info.get("type") == "file" and not relative.endswith("/"):
-            sizes[relative] = int(info.get("size") or 0)
-    return sizes
+    relative = {str(path).removeprefix(remote.path).lstrip("/"): info for path, info in found.items()}
+    return {path: info for path, info in relative.items() if info.get("type") == "file" and not path.endswith("/")}
 
 
 def download_tree(
@@ -186,9 +214,12 @@ def fingerprint(remote: str, *, credentials: str | None = None) -> str:
     """Text that changes when the file does: its size with its ETag or time. Raises TrainerErrors."""
     source = Remote(remote, credentials)
     info = source.call(lambda: source.fs.info(source.path))
-    version = next(
-        (info[key] for key in ("ETag", "etag", "LastModified", "mtime", "last_modified") if info.get(key)), ""
-    )
+    return _version(info)
+
+
+def _version(info: Mapping[str, Any]) -> str:
+    keys = ("ETag", "etag", "blob_id", "LastModified", "mtime", "last_modified")
+    version = next((info[key] for key in keys if info.get(key)), "")
     return f"{info.get('size')} {version}".strip()
 
 

@@ -19,17 +19,24 @@ ELEMENTS = 800 + 64 + 192 + 8
 
 
 @pytest.mark.parametrize(
-    ("examples", "batch", "epochs", "max_steps", "expected"),
+    ("examples", "batch", "epochs", "max_steps", "least", "expected"),
     [
-        (100, 10, 3.0, -1, Steps(10, 30)),
-        (101, 10, 3.0, -1, Steps(11, 33)),  # a short last batch is a step
-        (100, 10, 0.5, -1, Steps(10, 5)),
-        (3, 8, 0.1, -1, Steps(1, 1)),  # never none
-        (100, 10, 3.0, 7, Steps(10, 7)),
+        (100, 10, 3.0, -1, None, Steps(10, 30, 3.0)),
+        (101, 10, 3.0, -1, None, Steps(11, 33, 3.0)),  # a short last batch is a step
+        (100, 10, 0.5, -1, None, Steps(10, 5, 0.5)),
+        (3, 8, 0.1, -1, None, Steps(1, 1, 0.1)),  # never none
+        (100, 10, 3.0, 7, None, Steps(10, 7, 0.7)),
+        (100, 10, None, -1, 95, Steps(10, 100, 10)),  # whole epochs until the least is done
+        (100, 10, None, -1, 100, Steps(10, 100, 10)),
+        (100, 10, None, -1, 101, Steps(10, 110, 11)),
+        (5, 8, None, -1, 100, Steps(1, 100, 100)),
+        (100, 10, None, 7, 100, Steps(10, 7, 0.7)),
     ],
 )
-def test_steps(examples: int, batch: int, epochs: float, max_steps: int, expected: Steps) -> None:
-    assert count_steps(examples, batch, epochs, max_steps) == expected
+def test_steps(
+    examples: int, batch: int, epochs: float | None, max_steps: int, least: int | None, expected: Steps
+) -> None:
+    assert count_steps(examples, batch, epochs, max_steps, least) == expected
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ Nothing here imports torch or transformers until `collate` is called: the downlo
 
 from finetune_trainer.data.collate import collate
 from finetune_trainer.data.example import IGNORED, Example
-from finetune_trainer.data.from_job_config import TrainingData, data_uris, load_training_data, prepare_tokenizer
+from finetune_trainer.data.from_job_config import TrainingData, load_training_data, prepare_tokenizer
 from finetune_trainer.data.light_tokenizer import LightTokenizer
 from finetune_trainer.data.preparing import PreparedTokenizer
 
@@ -16,7 +16,6 @@ __all__ = [
     "PreparedTokenizer",
     "TrainingData",
     "collate",
-    "data_uris",
     "load_training_data",
     "prepare_tokenizer",
 ]

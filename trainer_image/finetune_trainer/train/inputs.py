@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from finetune_api.locations import data_path
-from finetune_trainer.data import data_uris
+from finetune_trainer.data.sources import datasets_of, file_of
 from finetune_trainer.errors import InputMissing
 from finetune_trainer.train.settings import Settings
 
@@ -12,10 +11,10 @@ from finetune_trainer.train.settings import Settings
 def check_inputs(settings: Settings) -> None:
     """Raises InputMissing if the model or a data file is not there."""
     check_model_folder(settings.places.model / (settings.model.loading.get("subfolder") or ""))
-    for uri in data_uris(settings.resolved.spec):
-        path = Path(data_path(uri, str(settings.places.work)))
-        if not path.is_file():
-            raise InputMissing(f"the data file {uri} is not at {path}; check its path in data_conf")
+    for wanted in datasets_of(settings.resolved.spec):
+        path = file_of(wanted.dataset, settings.places.work, wanted.default_split).path
+        if not path.exists():
+            raise InputMissing(f"the data file {wanted.uri} is not at {path}; check its path in data_conf")
 
 
 def check_model_folder(folder: Path) -> None:
