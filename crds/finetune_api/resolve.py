@@ -11,6 +11,7 @@ from finetune_api.accelerate_config import render_accelerate_config
 from finetune_api.batch import BatchPlan, plan_batch
 from finetune_api.overrides import LIFTED_KEYS, scale_learning_rate
 from finetune_api.rules import world_size
+from finetune_api.rules_evaluation import EVENT_KEYS, has_events
 from finetune_api.rules_training import WHOLE_OR_RATIO
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.training_args import SUPPORTED, default_of, translate
@@ -50,7 +51,7 @@ class ResolvedSpec:
 
     spec: FineTuneJobSpec
     world_size: int
-    learning_rate: float
+    learning_rate: float | None  # None: the trainer finds it (overrides.auto)
     training_args: dict[str, Any]
     distributed_type: str
     merge_adapter: bool
@@ -112,12 +113,15 @@ def resolve(spec: FineTuneJobSpec) -> ResolvedSpec:
     raw.setdefault("distributedType", "auto-single-process" if processes == 1 else "auto-ddp")
     resolved = FineTuneJobSpec.model_validate(raw)
     overrides = raw["overrides"]
-    learning_rate = scale_learning_rate(
-        raw["training_args"]["learning_rate"],
-        overrides["lr_multiplier"],
-        overrides["lr_batch_size_scaling"],
-        resolved.batchsize_conf.total_train_batch_size,
-    )
+    given = raw["training_args"].get("learning_rate")
+    learning_rate = None
+    if given is not None:
+        learning_rate = scale_learning_rate(
+            given,
+            overrides["lr_multiplier"],
+            overrides["lr_batch_size_scaling"],
+            resolved.batchsize_conf.total_train_batch_size,
+        )
     return ResolvedSpec(
         spec=resolved,
         world_size=processes,
@@ -152,11 +156,28 @@ def _resolve_training_args(raw: dict[str, Any], notices: list[str]) -> None:
         raw["overrides"].pop("num_train_epochs", None)
     if max_steps <= 0:
         arguments["max_steps"] = -1
+    least = raw["overrides"].get("min_update_steps")
+    if least is not None and (max_steps > 0 or epochs_given):
+        winner = "max_steps" if max_steps > 0 else "num_train_epochs"
+        notices.append(f"overrides.min_update_steps ({least}) has no effect beside {winner}")
+        del raw["overrides"]["min_update_steps"]
+        least = None
+    open_keys = _left_open(raw, by_steps=max_steps > 0 or least is not None)
     for name in SUPPORTED:
         default = default_of(name)
-        if default is not None and not (name == "num_train_epochs" and max_steps > 0):
+        if default is not None and name not in open_keys:
             arguments.setdefault(name, default)
     raw["training_args"] = arguments
+
+
+def _left_open(raw: dict[str, Any], by_steps: bool) -> set[str]:
+    """The training_args that get no default, since another key decides: given as well, they would contradict it."""
+    left = {"num_train_epochs"} if by_steps else set()
+    if "learning_rate" in (raw["overrides"].get("auto") or ()):
+        left.add("learning_rate")
+    if has_events(raw):
+        left |= set(EVENT_KEYS)
+    return left
 
 
 def _resolve_sections(raw: dict[str, Any], notices: list[str]) -> None:
@@ -166,13 +187,15 @@ def _resolve_sections(raw: dict[str, Any], notices: list[str]) -> None:
     if raw["run_conf"]["model_args"].pop("resume_download", False):
         notices.append("run_conf.model_args.resume_download has no effect: downloads always resume")
     raw.setdefault("quant_conf", {"quantization_type": "no-quantization"})
-    if raw.get("method", "sft") == "sft" and raw["training_args"]["save_strategy"] == "no":
+    if raw.get("method", "sft") == "sft" and raw["training_args"].get("save_strategy") == "no":
         notices.append("save_strategy is no: without checkpoints a retry or a preemption starts over")
 
 
-def _final_training_args(raw: dict[str, Any], learning_rate: float) -> dict[str, Any]:
+def _final_training_args(raw: dict[str, Any], learning_rate: float | None) -> dict[str, Any]:
     """What the training loop takes: every supported key, dependent defaults filled, overrides applied."""
     arguments: dict[str, Any] = {name: raw["training_args"].get(name) for name in SUPPORTED}
+    if has_events(raw):
+        arguments |= _like_events(raw["evaluation_conf"])
     arguments["learning_rate"] = learning_rate
     if raw["overrides"].get("num_train_epochs") is not None:
         arguments["num_train_epochs"] = raw["overrides"]["num_train_epochs"]
@@ -194,12 +217,22 @@ def _final_training_args(raw: dict[str, Any], learning_rate: float) -> dict[str,
     return arguments
 
 
+def _like_events(evaluation_conf: dict[str, Any]) -> dict[str, Any]:
+    """The nearest thing to evaluation_conf's events in transformers' words. The loop goes by evaluation_conf itself."""
+    if evaluation_conf.get("every_n_epochs") is not None:
+        like = {"eval_strategy": "epoch", "save_strategy": "epoch", "save_steps": default_of("save_steps")}
+    else:
+        share = min(1 / evaluation_conf["max_events"], 0.999999)  # 1 would be a step, not all of them
+        like = {"eval_strategy": "steps", "eval_steps": share, "save_strategy": "steps", "save_steps": share}
+    return {**like, "eval_delay": 0}
+
+
 def _warnings(raw: dict[str, Any]) -> list[str]:
     """What is allowed but was probably not meant."""
     warnings: list[str] = []
     data = raw["data_conf"]
     arguments = raw["training_args"]
-    if data["validation_data"]["type"] != "NONE" and arguments["eval_strategy"] == "no":
+    if data["validation_data"]["type"] != "NONE" and arguments.get("eval_strategy") == "no":
         warnings.append(
             "there is validation data but training_args.eval_strategy is no: it is used after training only"
         )
@@ -207,7 +240,7 @@ def _warnings(raw: dict[str, Any]) -> list[str]:
         warnings.append("missing_pad_token_strategy eos-repurpose may keep the model from learning where to stop")
     if (
         arguments["max_steps"] > 0
-        and arguments["save_strategy"] == "steps"
+        and arguments.get("save_strategy") == "steps"
         and arguments["save_steps"] > arguments["max_steps"]
     ):
         warnings.append(

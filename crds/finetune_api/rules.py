@@ -12,6 +12,8 @@ from finetune_api.batch import not_divisible_message
 from finetune_api.locations import BUCKETS, LocationError, parse_location
 from finetune_api.methods import METHOD_ARGUMENTS
 from finetune_api.peft_kwargs import check_peft_kwargs
+from finetune_api.rules_evaluation import check_auto, check_evaluation_conf
+from finetune_api.rules_model import check_model_hyperparameters, check_plain_text
 from finetune_api.rules_training import check_training_args
 from finetune_api.support import check_support
 from finetune_api.violations import Violation
@@ -233,12 +235,16 @@ RULES: tuple[Callable[[Spec], Iterator[Violation]], ...] = (
     check_batch,
     check_processes,
     check_data,
+    check_plain_text,
+    check_model_hyperparameters,
     check_locations,
     check_urls,
     check_env,
     check_metadata_keys,
     check_quantization,
     check_training_args,
+    check_evaluation_conf,
+    check_auto,
     check_peft_kwargs,
 )
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from finetune_api.rules_evaluation import has_events
 from finetune_api.training_args import RENAMED, STRATEGY_KEYS, refusal, snapshot, translate
 from finetune_api.violations import Violation
 
@@ -87,7 +88,8 @@ def _evaluation(arguments: Mapping[str, Any], spec: Mapping[str, Any]) -> Iterat
         yield Violation(
             _where("save_strategy"), "save_strategy best needs evaluation; set eval_strategy: steps or epoch"
         )
-    if arguments.get("load_best_model_at_end") is True:
+    # An event of evaluation_conf is an evaluation with its checkpoint: nothing can be missing.
+    if arguments.get("load_best_model_at_end") is True and not has_events(spec):
         yield from _best_model(arguments, evaluate, save)
 
 

@@ -15,6 +15,16 @@ from finetune_api.methods import METHOD_ARGUMENTS
 from finetune_api.overrides import LIFTED_KEYS
 from finetune_api.resolve import MUTABLE_KEYS
 from finetune_api.rules import RESERVED_ENV, SECRET_ENV
+from finetune_api.rules_evaluation import EVENT_KEYS, NEED_VALIDATION
+from finetune_api.rules_model import (
+    DEFAULT_TEMPLATE,
+    NO_PAIRS,
+    NO_TEMPLATE,
+    SCRATCH_ADAPTER,
+    SCRATCH_QUANTISED,
+    SIZES,
+    SIZES_OF_SCRATCH,
+)
 from finetune_api.support import REFUSALS
 from finetune_api.training_args import ALWAYS_OWNED, RENAMED, SUPPORTED, harmless_values, refusal_text
 
@@ -30,7 +40,16 @@ def spec_rules(properties: Mapping[str, Any]) -> dict[Path, list[Rule]]:
     rules: dict[Path, list[Rule]] = defaultdict(list)
     _refusals(rules, properties)
     _training_args(rules[("training_args",)], properties["training_args"]["properties"])
-    rules[()].extend(_between_sections())
+    rules[()].extend([*_between_sections(), *_plain_text(), *_from_scratch()])
+    given = " || ".join(f"has(self.model_hyperparameters.{key})" for key in SIZES)
+    rules[("run_conf",)].append(
+        Rule(
+            f"!has(self.model_hyperparameters) || (has(self.from_scratch) && self.from_scratch) || !({given})",
+            SIZES_OF_SCRATCH.format(key="them"),
+            ".model_hyperparameters",
+        )
+    )
+    rules[()].extend(_evaluation_conf())
     rules[("env", "[]")].extend(_env())
     rules[("env", "[]", "valueFrom")].append(
         Rule(
@@ -96,13 +115,6 @@ def _training_args(rules: list[Rule], properties: Mapping[str, Schema]) -> None:
             f"!has(self.save_strategy) || self.save_strategy != 'best' || {evaluates}",
             "save_strategy best needs evaluation; set eval_strategy: steps or epoch",
             ".save_strategy",
-        )
-    )
-    rules.append(
-        Rule(
-            f"!has(self.load_best_model_at_end) || !self.load_best_model_at_end || {evaluates}",
-            "load_best_model_at_end needs evaluation; set eval_strategy: steps or epoch",
-            ".load_best_model_at_end",
         )
     )
 
@@ -188,6 +200,88 @@ def _between_sections() -> list[Rule]:
             )
         )
     return rules
+
+
+def _evaluation_conf() -> list[Rule]:
+    """Of finetune_api.rules_evaluation, what admission can say."""
+    conf, args = "self.evaluation_conf", "self.training_args"
+    events = f"(has({conf}) && (has({conf}.every_n_epochs) || has({conf}.max_events)))"
+    evaluates = (
+        f"{events} || has({args}.evaluation_strategy) || (has({args}.eval_strategy) && {args}.eval_strategy != 'no')"
+    )
+    needing = " && ".join(f"!has({conf}.{key})" for key in NEED_VALIDATION)
+    watching = " && ".join(f"!has({conf}.{key})" for key in ("keep_best", "early_stopping_patience", "sample_prompts"))
+    said = " && ".join(f"!has({args}.{key})" for key in (*EVENT_KEYS, "evaluation_strategy"))
+    auto = "!has(self.overrides) || !has(self.overrides.auto)"
+    return [
+        Rule(
+            f"!has({conf}) || self.data_conf.validation_data.type != 'NONE' || ({needing})",
+            "these keys need validation data, and data_conf.validation_data has type NONE; give data or remove them",
+            ".evaluation_conf",
+        ),
+        Rule(
+            f"!{events} || ({said})",
+            "evaluation_conf already says when to validate and save, always together; keep it or the keys here",
+            ".training_args",
+        ),
+        Rule(
+            f"!has({conf}) || ({watching}) || {evaluates}",
+            "these keys need evaluations; give evaluation_conf.every_n_epochs or training_args.eval_strategy",
+            ".evaluation_conf",
+        ),
+        Rule(
+            f"!has({conf}) || !has({conf}.keep_best) || !has({args}.save_total_limit)",
+            "evaluation_conf.keep_best already says which checkpoints stay; keep it or save_total_limit",
+            ".training_args.save_total_limit",
+        ),
+        Rule(
+            f"!has({args}.load_best_model_at_end) || !{args}.load_best_model_at_end || {evaluates}",
+            "load_best_model_at_end needs evaluation; set eval_strategy: steps or epoch",
+            ".training_args.load_best_model_at_end",
+        ),
+        Rule(
+            f"{auto} || !('learning_rate' in self.overrides.auto) || !has({args}.learning_rate)",
+            "learning_rate is given, but overrides.auto shall find it; keep one",
+            ".training_args.learning_rate",
+        ),
+        *(
+            Rule(
+                f"{auto} || !('precision' in self.overrides.auto) || !has({args}.{key}) || !{args}.{key}",
+                f"{key} is given, but overrides.auto shall find the precision; keep one",
+                f".training_args.{key}",
+            )
+            for key in ("bf16", "fp16")
+        ),
+    ]
+
+
+def _plain_text() -> list[Rule]:
+    other = "!has(self.method) || self.method != 'clm'"
+    return [
+        Rule(
+            f"{other} || !has(self.data_conf.chat_template_name) || "
+            f"self.data_conf.chat_template_name == '{DEFAULT_TEMPLATE}'",
+            NO_TEMPLATE,
+            ".data_conf.chat_template_name",
+        ),
+        *(
+            Rule(f"{other} || !has(self.data_conf.{key})", NO_PAIRS.format(key=key), f".data_conf.{key}")
+            for key in ("input_key", "output_key")
+        ),
+    ]
+
+
+def _from_scratch() -> list[Rule]:
+    pretrained = "!has(self.run_conf.from_scratch) || !self.run_conf.from_scratch"
+    return [
+        Rule(f"{pretrained} || self.peft_conf.peft_type == 'NO_PEFT'", SCRATCH_ADAPTER, ".peft_conf"),
+        Rule(
+            f"{pretrained} || !has(self.quant_conf) || (has(self.quant_conf.quantization_type) && "
+            "self.quant_conf.quantization_type == 'no-quantization')",
+            SCRATCH_QUANTISED,
+            ".quant_conf",
+        ),
+    ]
 
 
 def _env() -> list[Rule]:

@@ -84,6 +84,41 @@ def test_max_steps_wins_with_a_notice(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "lifted", "winner"),
+    [
+        ({}, {}, None),
+        ({"max_steps": -1}, {}, None),
+        ({"max_steps": 10}, {}, "max_steps"),
+        ({"num_train_epochs": 2}, {}, "num_train_epochs"),
+        ({}, {"num_train_epochs": 2}, "num_train_epochs"),
+    ],
+)
+def test_least_steps_count_only_without_epochs_and_steps(
+    spec: dict[str, Any], arguments: dict[str, Any], lifted: dict[str, Any], winner: str | None
+) -> None:
+    result = resolved(spec, training_args=arguments, overrides={"min_update_steps": 100}, **lifted)
+    assert result.spec.overrides is not None
+    assert result.spec.overrides.min_update_steps == (None if winner else 100)
+    assert any(f"has no effect beside {winner}" in text for text in result.notices) == (winner is not None)
+    assert resolve(result.spec).spec == result.spec
+
+
+def test_a_rate_that_the_trainer_finds_is_open(spec: dict[str, Any]) -> None:
+    result = resolved(spec, overrides={"auto": ["learning_rate"]})
+    assert (result.learning_rate, result.training_args["learning_rate"]) == (None, None)
+    assert resolve(result.spec).spec == result.spec
+
+
+@pytest.mark.parametrize("events", [{"every_n_epochs": 2}, {"max_events": 1}, {"max_events": 7}])
+def test_events_leave_no_other_strategy(spec: dict[str, Any], events: dict[str, Any]) -> None:
+    spec["data_conf"]["validation_data"] = {"type": "AUTO_SPLIT"}
+    result = resolved(spec, evaluation_conf=events)
+    assert result.warnings == []
+    assert result.training_args["eval_strategy"] == result.training_args["save_strategy"] != "no"
+    assert resolve(result.spec).spec == result.spec
+
+
+@pytest.mark.parametrize(
     ("given", "becomes", "notices"),
     [
         ({"evaluation_strategy": "no"}, {"eval_strategy": "no"}, 1),
