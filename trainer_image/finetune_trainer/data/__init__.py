@@ -5,7 +5,7 @@ Nothing here imports torch or transformers until `collate` is called: the downlo
 
 from finetune_trainer.data.collate import collate
 from finetune_trainer.data.example import IGNORED, Example
-from finetune_trainer.data.from_job_config import TrainingData, load_training_data, prepare_tokenizer
+from finetune_trainer.data.from_job_config import TrainingData, load_training_data, padded_length, prepare_tokenizer
 from finetune_trainer.data.light_tokenizer import LightTokenizer
 from finetune_trainer.data.preparing import PreparedTokenizer
 
@@ -17,5 +17,6 @@ __all__ = [
     "TrainingData",
     "collate",
     "load_training_data",
+    "padded_length",
     "prepare_tokenizer",
 ]

@@ -12,7 +12,9 @@ def collate(
 ) -> dict[str, Any]:
     """Int64 tensors input_ids, labels and attention_mask of shape (len(examples), length).
 
-    length is the longest example's, or `pad_to` where given; a longer example is an error, never cut.
+    length is the longest example's, or `pad_to` where given; a longer example is an error, never cut. If one of the
+    examples is packed, position_ids too, which begin anew at each document: they tell a causal model (called without
+    attention_mask) which tokens belong together. Padding is then at position 0, so that no token attends to it.
     """
     import torch  # here, since the download pod imports this package and must not load torch
 
@@ -28,10 +30,16 @@ def collate(
         "labels": torch.full(shape, IGNORED, dtype=torch.long),
         "attention_mask": torch.zeros(shape, dtype=torch.long),
     }
+    if any(len(example.starts) > 1 for example in examples):
+        batch["position_ids"] = torch.zeros(shape, dtype=torch.long)
     for row, example in enumerate(examples):
         start = 0 if padding_side == "right" else length - len(example)
         span = slice(start, start + len(example))
         batch["input_ids"][row, span] = torch.tensor(example.input_ids)
         batch["labels"][row, span] = torch.tensor(example.labels)
         batch["attention_mask"][row, span] = 1
+        if "position_ids" in batch:
+            ends = (*example.starts[1:], len(example))
+            documents = zip(example.starts, ends, strict=True)
+            batch["position_ids"][row, span] = torch.cat([torch.arange(end - begin) for begin, end in documents])
     return batch

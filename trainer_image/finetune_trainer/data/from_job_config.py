@@ -8,21 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_api.data_conf import (
-    AutoSplitDataInput,
-    ConcatenationDataInput,
-    DatasetDefinition,
-    WeightedDatasetDefinition,
-    WeightedMixDataInput,
-)
+from finetune_api.data_conf import AutoSplitDataInput, ConcatenationDataInput, WeightedMixDataInput
 from finetune_api.job_config import JobConfig
-from finetune_api.locations import data_path, parse_location
 from finetune_api.methods import CLMArguments
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.status import DatasetReport
 from finetune_trainer.data.assembling import AutoSplit, DataPlan, Dataset, WeightedMix
+from finetune_trainer.data.example import Example
 from finetune_trainer.data.files import DataFile
 from finetune_trainer.data.preparing import PreparedTokenizer, prepare, prepare_plain
+from finetune_trainer.data.rows import PairKeys
+from finetune_trainer.data.sources import VALIDATION, file_of
 from finetune_trainer.errors import BadConfiguration
 
 
@@ -57,6 +53,8 @@ def _load(spec: FineTuneJobSpec, plan: DataPlan, tokenizer: Any) -> Dataset[Any]
             chat_template_name=spec.data_conf.chat_template_name,
             max_seq_length=spec.sft_args.max_seq_length,
             completions_only=spec.sft_args.train_on_completions_only,
+            overlength=spec.sft_args.overlength,
+            pairs=_pairs(spec),
         )
         return load_dataset(plan, chats, tokenizer)
     if spec.method == "dpo" and spec.dpo_args is not None:
@@ -70,6 +68,23 @@ def _load(spec: FineTuneJobSpec, plan: DataPlan, tokenizer: Any) -> Dataset[Any]
         texts = Texts(text_key=given.text_key, block_size=given.block_size, overlength=given.overlength)
         return load_texts(plan, texts, tokenizer)
     raise BadConfiguration(f"method {spec.method} is not supported by this trainer; use method sft, dpo or clm")
+
+
+def _pairs(spec: FineTuneJobSpec) -> PairKeys | None:
+    """The keys of rows that are pairs: either key given turns them on."""
+    given = spec.data_conf
+    if given.input_key is None and given.output_key is None:
+        return None
+    return PairKeys(given.input_key or "input", given.output_key or "output")
+
+
+def padded_length(spec: FineTuneJobSpec) -> int | None:
+    """The length to which every batch is padded; None: each to its longest row."""
+    if spec.method == "sft" and spec.sft_args is not None and spec.sft_args.padding == "max_length":
+        return spec.sft_args.max_seq_length
+    if spec.method == "clm" and spec.clm_args is not None and spec.clm_args.padding == "max_length":
+        return spec.clm_args.block_size
+    return None
 
 
 def prepare_tokenizer(config: JobConfig, tokenizer: Any) -> PreparedTokenizer:
@@ -100,26 +115,13 @@ def data_plan(spec: FineTuneJobSpec, work_dir: Path) -> DataPlan:
     if isinstance(validation, AutoSplitDataInput):
         checked = AutoSplit(validation.ratio, validation.seed)
     elif isinstance(validation, ConcatenationDataInput):
-        checked = tuple(_data_file(dataset, work_dir) for dataset in validation.datasets)
+        checked = tuple(file_of(dataset, work_dir, VALIDATION) for dataset in validation.datasets)
     return DataPlan(
-        training=tuple(_data_file(dataset, work_dir) for dataset in training.datasets),
+        training=tuple(file_of(dataset, work_dir) for dataset in training.datasets),
         mix=mix,
         validation=checked,
         max_examples=spec.data_conf.max_examples,
     )
-
-
-def _data_file(dataset: DatasetDefinition | WeightedDatasetDefinition, work_dir: Path) -> DataFile:
-    return DataFile(parse_location(dataset.path).uri, Path(data_path(dataset.path, str(work_dir))), dataset.format)
-
-
-def data_uris(spec: FineTuneJobSpec) -> list[str]:
-    """Every data file that the spec names and uses, once each, in order. A dataset of weight 0 is not used."""
-    conf = spec.data_conf
-    paths = [dataset.path for dataset in conf.training_data.datasets if getattr(dataset, "sampling_weight", 1.0) > 0]
-    if isinstance(conf.validation_data, ConcatenationDataInput):
-        paths += [dataset.path for dataset in conf.validation_data.datasets]
-    return list(dict.fromkeys(paths))
 
 
 def dataset_report(dataset: Dataset[Any]) -> DatasetReport:
@@ -129,7 +131,7 @@ def dataset_report(dataset: Dataset[Any]) -> DatasetReport:
         examples=len(dataset.train) if account.packed_from is None else account.packed_from,
         validation_examples=len(dataset.eval or []) if account.validation_from is None else account.validation_from,
         tokens=sum(len(example) for example in dataset.train),
-        target_tokens=sum(example.trained_tokens for example in dataset.train),
+        target_tokens=sum(_targets(example) for example in dataset.train),
         validation_tokens=sum(len(example) for example in dataset.eval or []),
         dropped=account.dropped,
         truncated=account.truncated,
@@ -138,3 +140,7 @@ def dataset_report(dataset: Dataset[Any]) -> DatasetReport:
         leaks=account.leaks,
         longest=account.longest_usable,
     )
+
+
+def _targets(example: Any) -> int:
+    return example.targets if isinstance(example, Example) else int(example.trained_tokens)

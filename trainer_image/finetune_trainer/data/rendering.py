@@ -95,7 +95,7 @@ def _marks(start: str, end: str) -> Iterator[None]:
 
 def _absent_characters(messages: Sequence[Message]) -> tuple[str, str]:
     """Two private-use characters that occur in no message."""
-    used = set().union(*(message["content"] for message in messages))
+    used: set[str] = set().union(*(message["content"] for message in messages))
     free = (character for character in map(chr, range(0xF0000, 0xFFFFE)) if character not in used)
     return next(free), next(free)
 
@@ -149,8 +149,19 @@ class Renderer:
             turn = self.text(messages[: index + 1])
             if not (turn.startswith(prompt) and whole.startswith(turn)):
                 raise UnstableTemplate(f"message {index + 1} is rendered otherwise once the conversation goes on")
-            spans.append(_content_and_end(turn, len(prompt), message["content"]))
+            if message["content"].strip():
+                spans.append(_content_and_end(turn, len(prompt), message["content"]))
+            else:
+                spans.append(self._empty_content(messages[:index], turn))
         return Rendered(whole, tuple(spans))
+
+    def _empty_content(self, before: Sequence[Message], turn: str) -> Span:
+        """Only the end marker, which begins where any content would."""
+        stand_in, _ = _absent_characters(before)
+        start = self.text([*before, {"role": "assistant", "content": stand_in}]).find(stand_in)
+        if start < 0:
+            raise UnstableTemplate("the template leaves out what the assistant says")
+        return start, max(len(turn.rstrip()), start)
 
 
 def _content_and_end(turn: str, prompt_end: int, content: str) -> Span:

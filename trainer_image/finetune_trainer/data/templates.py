@@ -1,4 +1,5 @@
-"""The five chat templates of document 003, as Jinja that marks what the assistant says.
+"""The chat templates of document 003, as Jinja that marks what the assistant says, and `none` for pairs joined as they
+are.
 
 The text between {% generation %} and {% endgeneration %} is the assistant's content and its end marker: rendering with
 the marks gives the spans to train (rendering.py), and without the marks it is the template that the exported model
@@ -58,6 +59,13 @@ _PORO = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
+# What a prompt is before a model that knows no roles: the text alone. One turn of a user and one of the assistant.
+_NONE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
+    "{% else %}{{ message['content'] }}{% endif %}"
+    "{% endfor %}"
+)
 _LLAMA31 = (
     "{% for message in messages %}"
     "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n' }}"
@@ -78,6 +86,7 @@ TEMPLATES = {
         added_tokens=("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
         end_of_turn="<|eot_id|>",
     ),
+    "none": ChatTemplate(_NONE, needs_eos=True),
 }
 
 

@@ -14,23 +14,26 @@ from finetune_trainer.train.sampler import FILLER, BatchShape, deal, global_batc
 
 @dataclass(frozen=True)
 class Padding:
-    """How rows of a batch are made equally long. takes_positions: whether the model can be told where a row begins."""
+    """How rows of a batch are made equally long. takes_positions: whether the model can be told where a row begins.
+    length: of every batch; None: its longest row's."""
 
     pad_input_id: int
     side: str
     takes_positions: bool = True
+    length: int | None = None
 
 
 @dataclass(frozen=True)
 class MicroBatch:
     """input_ids (rows, length); attention_mask only where the model needs one; targets: the flat positions (in the
-    shifted labels) that the loss counts and their token ids."""
+    shifted labels) that the loss counts and their token ids. reference: what a reference model said of each row."""
 
     input_ids: Any
     attention_mask: Any
     position_ids: Any
     target_positions: Any
     target_ids: Any
+    reference: Any = None
 
     def apply(self, change: Callable[[Any], Any]) -> "MicroBatch":
         """The same with every tensor changed."""
@@ -63,7 +66,7 @@ class Examples:
         self._padding = padding
         self._filler = Example([padding.pad_input_id] * 2, [IGNORED] * 2)
         self.lengths = [len(example) for example in examples]
-        self.weights = [example.trained_tokens - (example.labels[:1] != [IGNORED]) for example in examples]
+        self.weights = [example.targets for example in examples]
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -72,22 +75,24 @@ class Examples:
         return self._filler if row == FILLER else self._examples[row]
 
     def collate(self, examples: Sequence[Example]) -> MicroBatch:
-        """One padded batch. With padding on the right, causal attention never sees it: no mask is needed."""
-        batch = collate(examples, self._padding.pad_input_id, self._padding.side)
-        mask = position_ids = None
-        if self._padding.side == "left" and len({len(example) for example in examples}) > 1:
+        """One padded batch. With padding on the right, causal attention never sees it: no mask is needed. Nor with
+        packed rows, whose positions keep documents and padding apart, and only without a mask."""
+        batch = collate(examples, self._padding.pad_input_id, self._padding.side, self._padding.length)
+        mask, position_ids = None, batch.get("position_ids")
+        width = batch["input_ids"].shape[1]
+        if self._padding.side == "left" and position_ids is None and any(len(row) < width for row in examples):
             mask = batch["attention_mask"]
             position_ids = (mask.cumsum(-1) - 1).clamp(min=0) if self._padding.takes_positions else None
         if self._padding.side == "left":  # a row's first token would be predicted from padding
             for row, example in enumerate(examples):
-                batch["labels"][row, batch["labels"].shape[1] - len(example)] = IGNORED
+                batch["labels"][row, width - len(example)] = IGNORED
         labels = batch["labels"][:, 1:]
         rows, columns = (labels != IGNORED).nonzero(as_tuple=True)
         return MicroBatch(
             input_ids=batch["input_ids"],
             attention_mask=mask,
             position_ids=position_ids,
-            target_positions=rows * batch["labels"].shape[1] + columns,
+            target_positions=rows * width + columns,
             target_ids=labels[rows, columns],
         )
 

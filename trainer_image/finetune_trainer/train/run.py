@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from finetune_api.status import EffectiveSettings
-from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, prepare_tokenizer
+from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, padded_length, prepare_tokenizer
 from finetune_trainer.errors import BadConfiguration, Interrupted, OutOfMemory
 from finetune_trainer.tokenizer_source import tokenizer_directory
 from finetune_trainer.train import adapters, checkpoint, checkpoint_folder, export, remote, result
@@ -19,6 +19,7 @@ from finetune_trainer.train.batches import Padding
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger
 from finetune_trainer.train.distributed import World, choose_precision, device_name, start_world
+from finetune_trainer.train.documents import any_packed, check_documents_apart
 from finetune_trainer.train.loop import Loop, Parts, Reporting
 from finetune_trainer.train.objective import LanguageModelling
 from finetune_trainer.train.optimizer import build_optimizer, build_schedule, restore_schedule
@@ -223,7 +224,14 @@ class Run:
         if start is not None:
             checkpoint.load_optimizer(start, optimizer, scaler)
         takes_positions = "position_ids" in inspect.signature(adapters.base_of(plain).forward).parameters
-        padding = Padding(loaded.tokenizer.pad_input_id, loaded.tokenizer.tokenizer.padding_side, takes_positions)
+        padding = Padding(
+            loaded.tokenizer.pad_input_id,
+            loaded.tokenizer.tokenizer.padding_side,
+            takes_positions,
+            padded_length(settings.resolved.spec),
+        )
+        if any_packed([*loaded.data.train, *(loaded.data.eval or [])]):
+            check_documents_apart(plain, takes_positions, world.device, self._precision)
         objective = LanguageModelling(padding, settings.loop.label_smoothing)
         parts = Parts(
             objective=objective,
