@@ -103,7 +103,6 @@ OWNED: dict[str, str] = {
     "resume_from_checkpoint": "use run_conf.resume_from_checkpoint",
     "report_to": "use tracking for MLflow",
     "run_name": "use tracking.run_name",
-    "logging_dir": "metrics go to MLflow: use tracking",
     "deepspeed": "use distributedType",
     "fsdp": "use distributedType: custom-accelerate-config with customAccelerateConfig",
     "fsdp_config": "use distributedType: custom-accelerate-config with customAccelerateConfig",
@@ -196,7 +195,7 @@ REMOVED: dict[str, tuple[Literal["bool", "float", "str", "int"], tuple[Any, ...]
         (False, True),
         "every job has its own volume; see run_conf.resume_from_checkpoint",
     ),
-    "logging_dir": ("str", (), "metrics go to MLflow: use tracking"),
+    "logging_dir": ("str", (), "metrics go to MLflow, see tracking"),
     "use_mps_device": ("bool", (False,), "Apple GPUs are not used"),
     "half_precision_backend": ("str", ("auto",), "use bf16 or fp16"),
     "fp16_backend": ("str", ("auto",), "use bf16 or fp16"),
@@ -215,6 +214,9 @@ REMOVED: dict[str, tuple[Literal["bool", "float", "str", "int"], tuple[Any, ...]
     "push_to_hub_organization": ("str", (), "use checkpointsRemote to upload the result"),
     "push_to_hub_token": ("str", (), "never put a token into a manifest; use hfTokenSecret"),
 }
+
+# Of the removed ones, those whose every value is taken and has no effect, which a notice says.
+WITHOUT_EFFECT = ("logging_dir",)
 
 # Two spellings of "no" reach us: kubectl reads an unquoted `no` as false (YAML 1.1).
 STRATEGY_KEYS = ("save_strategy", "eval_strategy", "logging_strategy", "evaluation_strategy")
@@ -249,7 +251,12 @@ def refusal(name: str, value: Any) -> str | None:
         renamed = RENAMED[name]
         return refusal(renamed.new, renamed.values.get(value, value) if _hashable(value) else value)
     allowed = harmless_values(name)
-    if allowed is None or value is None or any(value == one and type(value) is type(one) for one in allowed):
+    if (
+        name in WITHOUT_EFFECT
+        or allowed is None
+        or value is None
+        or any(value == one and type(value) is type(one) for one in allowed)
+    ):
         return None
     return refusal_text(name)
 
@@ -284,7 +291,7 @@ def translate(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             successor = RENAMED_VALUES[new][new_value]
             notices.append(f"training_args.{new}: {new_value} no longer exists; {successor} is used")
             new_value = successor
-        if name in REMOVED and name != "logging_dir":
+        if name in REMOVED:
             notices.append(f"training_args.{name} has no effect: {REMOVED[name][2]}")
         elif new in SUPPORTED:
             translated[new] = new_value

@@ -21,7 +21,7 @@ UNSUPPORTED = sorted(set(snapshot()) - set(SUPPORTED) - set(OWNED) - set(RENAMED
 
 
 def test_the_tables_do_not_overlap() -> None:
-    tables = (set(SUPPORTED), set(OWNED), set(RENAMED), set(REMOVED) - {"logging_dir"})
+    tables = (set(SUPPORTED), set(OWNED), set(RENAMED), set(REMOVED))
     for index, one in enumerate(tables):
         for other in tables[index + 1 :]:
             assert one & other == set()
@@ -29,7 +29,7 @@ def test_the_tables_do_not_overlap() -> None:
 
 def test_supported_and_owned_keys_exist_in_the_library() -> None:
     assert set(SUPPORTED) - set(snapshot()) == set()
-    assert set(OWNED) - set(snapshot()) - {"logging_dir"} == set()
+    assert set(OWNED) - set(snapshot()) == set()
     assert {renamed.new for renamed in RENAMED.values()} - set(snapshot()) == set()
 
 
