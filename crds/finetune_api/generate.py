@@ -27,7 +27,7 @@ def snapshot_files() -> dict[str, str]:
 
 def derived_files() -> dict[str, str]:
     """Path -> content of all that derives from the models and the stored snapshots."""
-    from finetune_api.generator import reference, values_schema
+    from finetune_api.generator import reference, reference_adapters, values_schema
     from finetune_api.generator.chart_crd import chart_crd
     from finetune_api.generator.crd import crd_text, spec_schema, status_schema
 
@@ -39,6 +39,7 @@ def derived_files() -> dict[str, str]:
         "docs/reference/finetunejob-spec.md": reference.spec_page(spec),
         "docs/reference/finetunejob-status.md": reference.status_page(status_schema()),
         "docs/reference/training-args.md": reference.training_args_page(),
+        "docs/reference/adapters.md": reference_adapters.adapters_page(),
     }
 
 

@@ -7,6 +7,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from finetune_api.peft_types import PEFT_TYPES
 from finetune_api.violations import Violation
 
 OWNED = {
@@ -19,17 +20,10 @@ OWNED = {
     "peft_version": "PEFT sets it",
     "runtime_config": "PEFT sets it",
 }
-# Arguments that train, save, resume and merge in this version, by PEFT type; the rest of its config is refused by name.
-SUPPORTED = {
-    "LORA": (
-        *("r", "lora_alpha", "lora_dropout", "use_rslora", "use_dora", "bias", "lora_bias", "init_lora_weights"),
-        *("target_modules", "exclude_modules", "target_parameters", "modules_to_save", "trainable_token_indices"),
-        *("layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "fan_in_fan_out"),
-        "ensure_weight_tying",
-    )
-}
 # The other ways to begin change the base model's weights, so that the adapter alone would not fit the original one.
 LORA_INITIALISATIONS = (True, False, "gaussian", "orthogonal")
+# Ways to begin that need another job's weights.
+_OTHERS_PROMPTS = ("AVERAGE_SOURCE_TASKS", "EXACT_SOURCE_TASK", "ONLY_SOURCE_SHARED")
 _KIND_TESTS: dict[str, Any] = {
     "bool": lambda value: isinstance(value, bool),
     "int": lambda value: isinstance(value, int) and not isinstance(value, bool),
@@ -63,14 +57,15 @@ def check_peft_kwargs(spec: Mapping[str, Any]) -> Iterator[Violation]:
     peft_type = peft.get("peft_type") if isinstance(peft, Mapping) else None
     if not isinstance(given, Mapping) or not isinstance(peft_type, str):
         return
-    fields = peft_fields(peft_type)
-    for key, value in given.items() if fields else ():
-        reason = _refusal(peft_type, fields or {}, str(key), value)
+    for key, value in given.items() if peft_fields(peft_type) else ():
+        reason = argument_refusal(peft_type, str(key), value)
         if reason:
             yield Violation(("peft_conf", "peft_kwargs", key), reason)
 
 
-def _refusal(peft_type: str, fields: Mapping[str, dict[str, Any]], key: str, value: Any) -> str | None:
+def argument_refusal(peft_type: str, key: str, value: Any) -> str | None:
+    """Why an argument of a known PEFT type cannot be used, or None. The trainer asks for pretrained adapters too."""
+    fields = peft_fields(peft_type) or {}
     if key in OWNED:
         return f"peft_kwargs.{key} does not belong here: {OWNED[key]}"
     if key not in fields:
@@ -86,14 +81,18 @@ def _refusal(peft_type: str, fields: Mapping[str, dict[str, Any]], key: str, val
     if not any(_KIND_TESTS[kind](value) for kind in kinds):
         wanted = " or ".join(dict.fromkeys(_KIND_NAMES.get(kind, f"a {kind}") for kind in kinds))
         return f"peft_kwargs.{key} must be {wanted}, not {json.dumps(value)}"
-    supported = SUPPORTED.get(peft_type)
-    if supported and key not in supported and value != field.get("default"):
-        return f"peft_kwargs.{key} is not supported for {peft_type} in this version; remove it"
+    reason = dict(PEFT_TYPES[peft_type].arguments).get(key)
+    if reason and value != field.get("default"):
+        return f"peft_kwargs.{key} is not supported for {peft_type} in this version: {reason}"
+    if key == "init_lora_weights" and peft_type == "ADALORA" and not isinstance(value, bool):
+        return f"ADALORA has one way to begin, not {value}; remove init_lora_weights"
     if key == "init_lora_weights" and value not in LORA_INITIALISATIONS:
         return (
             f"init_lora_weights {value} changes the base model, so the adapter would not fit the original one; "
             "use true, gaussian or orthogonal"
         )
-    if isinstance(value, str) and "enum" in kinds and "str" not in kinds and value not in field["choices"]:
+    if key == "prompt_tuning_init" and value in _OTHERS_PROMPTS:
+        return f"prompt_tuning_init {value} needs the prompts of another job; use RANDOM or TEXT"
+    if isinstance(value, str) and "enum" in kinds and key != "init_lora_weights" and value not in field["choices"]:
         return f"peft_kwargs.{key} must be one of {', '.join(field['choices'])}, not {value}"
     return None

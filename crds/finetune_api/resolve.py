@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from finetune_api.accelerate_config import render_accelerate_config
 from finetune_api.batch import BatchPlan, plan_batch
 from finetune_api.overrides import LIFTED_KEYS, scale_learning_rate
+from finetune_api.peft_types import CANNOT_MERGE
 from finetune_api.rules import world_size
 from finetune_api.rules_evaluation import EVENT_KEYS, has_events
 from finetune_api.rules_training import WHOLE_OR_RATIO
@@ -107,6 +108,7 @@ def resolve(spec: FineTuneJobSpec) -> ResolvedSpec:
     _merge_overrides(raw)
     _resolve_training_args(raw, notices)
     _resolve_sections(raw, notices)
+    _resolve_merge(raw, notices)
     for key, value in DEFAULTS.items():
         raw.setdefault(key, value)
     processes = world_size(raw)
@@ -189,6 +191,14 @@ def _resolve_sections(raw: dict[str, Any], notices: list[str]) -> None:
     raw.setdefault("quant_conf", {"quantization_type": "no-quantization"})
     if raw.get("method", "sft") == "sft" and raw["training_args"].get("save_strategy") == "no":
         notices.append("save_strategy is no: without checkpoints a retry or a preemption starts over")
+
+
+def _resolve_merge(raw: dict[str, Any], notices: list[str]) -> None:
+    """mergeAdapter is true unless said otherwise, but some adapters cannot be merged."""
+    peft_type = raw["peft_conf"]["peft_type"]
+    if peft_type in CANNOT_MERGE and "mergeAdapter" not in raw:
+        raw["mergeAdapter"] = False
+        notices.append(f"a {peft_type} adapter cannot be merged into the model: the result is the adapter alone")
 
 
 def _final_training_args(raw: dict[str, Any], learning_rate: float | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from finetune_api.batch import not_divisible_message
 from finetune_api.locations import BUCKETS, LocationError, parse_location
 from finetune_api.methods import METHOD_ARGUMENTS
 from finetune_api.peft_kwargs import check_peft_kwargs
+from finetune_api.rules_adapters import check_adapter, check_quantization
 from finetune_api.rules_evaluation import check_auto, check_evaluation_conf
 from finetune_api.rules_model import check_model_hyperparameters, check_plain_text
 from finetune_api.rules_training import check_training_args
@@ -142,6 +143,11 @@ def check_locations(spec: Spec) -> Iterator[Violation]:
         bare = "://" not in tokenizer and not tokenizer.startswith("/")  # a Hugging Face id
         text = f"hf://{tokenizer}" if bare else tokenizer
         yield from _check_location(("run_conf", "tokenizer"), text, ("local", "hf", *BUCKETS))
+    adapter = section(spec, "peft_conf").get("name_or_path")
+    if isinstance(adapter, str) and adapter:
+        bare = "://" not in adapter and not adapter.startswith("/")
+        text = f"hf://{adapter}" if bare else adapter
+        yield from _check_location(("peft_conf", "name_or_path"), text, ("local", "hf", *BUCKETS))
     remote = spec.get("checkpointsRemote")
     if isinstance(remote, str) and remote:
         yield from _check_location(("checkpointsRemote",), remote, BUCKETS)
@@ -222,12 +228,6 @@ def check_metadata_keys(spec: Spec) -> Iterator[Violation]:
                 yield Violation((where, key), f"{key} is reserved: {hint}; remove it")
 
 
-def check_quantization(spec: Spec) -> Iterator[Violation]:
-    quantization = section(spec, "quant_conf")
-    if quantization.get("load_in_8bit") is True and quantization.get("load_in_4bit") is True:
-        yield Violation(("quant_conf", "load_in_4bit"), "load_in_8bit and load_in_4bit are both true; keep one")
-
-
 RULES: tuple[Callable[[Spec], Iterator[Violation]], ...] = (
     check_support,
     check_lifted_overrides,
@@ -242,6 +242,7 @@ RULES: tuple[Callable[[Spec], Iterator[Violation]], ...] = (
     check_env,
     check_metadata_keys,
     check_quantization,
+    check_adapter,
     check_training_args,
     check_evaluation_conf,
     check_auto,

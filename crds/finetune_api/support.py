@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.constants import MODEL_DIR
+from finetune_api.peft_types import PEFT_TYPES, TRAINABLE
 from finetune_api.violations import Violation
 
 
@@ -25,7 +26,7 @@ class Refusal:
 _DISCARDED = "today's transformers ignores it, so it would have no effect; remove it"
 
 REFUSALS: tuple[Refusal, ...] = (
-    Refusal(("method",), ("sft",), "only method sft is supported in this version"),
+    Refusal(("method",), ("sft", "clm"), "only methods sft and clm are supported in this version"),
     Refusal(("nodes",), (1,), "only 1 node is supported in this version; use finetuningGpus for more GPUs on one node"),
     Refusal(
         ("distributedType",),
@@ -39,16 +40,14 @@ REFUSALS: tuple[Refusal, ...] = (
         "custom Accelerate configs are not supported in this version; leave customAccelerateConfig out",
     ),
     Refusal(
-        ("quant_conf", "quantization_type"),
-        ("no-quantization",),
-        "bits-and-bytes quantisation is not supported in this version (it is the default type of a quant_conf); "
-        "set quantization_type: no-quantization or remove quant_conf",
-        absent_allowed=False,
+        ("quant_conf", "llm_int8_enable_fp32_cpu_offload"),
+        (False,),
+        "layers on the CPU cannot be trained through; remove it, and use load_in_4bit if memory is short",
     ),
     Refusal(
         ("peft_conf", "peft_type"),
-        ("NO_PEFT", "LORA"),
-        "only NO_PEFT and LORA are supported in this version",
+        ("NO_PEFT", "PRETRAINED_PEFT", *TRAINABLE),
+        "; ".join(row.refused for row in PEFT_TYPES.values() if row.refused),
     ),
     Refusal(("peft_conf", "task_type"), ("CAUSAL_LM",), "only task_type CAUSAL_LM can be trained"),
     Refusal(("runTensorboard",), (False,), "TensorBoard is not run; metrics go to MLflow, see tracking"),

@@ -13,6 +13,7 @@ from finetune_api.constants import MAX_NAME_LENGTH
 from finetune_api.generator.structural import OPEN, Path, Rule, Schema, cel_list, cel_literal
 from finetune_api.methods import METHOD_ARGUMENTS
 from finetune_api.overrides import LIFTED_KEYS
+from finetune_api.peft_types import CANNOT_MERGE
 from finetune_api.resolve import MUTABLE_KEYS
 from finetune_api.rules import RESERVED_ENV, SECRET_ENV
 from finetune_api.rules_evaluation import EVENT_KEYS, NEED_VALIDATION
@@ -26,7 +27,7 @@ from finetune_api.rules_model import (
     SIZES_OF_SCRATCH,
 )
 from finetune_api.support import REFUSALS
-from finetune_api.training_args import ALWAYS_OWNED, RENAMED, SUPPORTED, harmless_values, refusal_text
+from finetune_api.training_args import ALWAYS_OWNED, RENAMED, SUPPORTED, WITHOUT_EFFECT, harmless_values, refusal_text
 
 GPUS = "(has(self.finetuningGpus) ? self.finetuningGpus : 1)"
 PER_NODE = f"({GPUS} > 0 ? {GPUS} : (has(self.cpuProcesses) ? self.cpuProcesses : 1))"
@@ -90,7 +91,7 @@ def _is_one_of(key: str, allowed: tuple[Any, ...], schema: Schema) -> str:
 def _training_args(rules: list[Rule], properties: Mapping[str, Schema]) -> None:
     for key, schema in properties.items():
         name = RENAMED[key].new if key in RENAMED else key
-        if name in SUPPORTED or ("training_args", key) in OPEN:
+        if name in SUPPORTED or name in WITHOUT_EFFECT or ("training_args", key) in OPEN:
             continue
         allowed = [] if name in ALWAYS_OWNED else [one for one in harmless_values(name) or () if one is not None]
         rules.append(Rule(_only(key, allowed, schema), refusal_text(name), f".{key}"))
@@ -168,6 +169,17 @@ def _between_sections() -> list[Rule]:
             f"!has(self.cpuProcesses) || self.cpuProcesses == 1 || {GPUS} == 0",
             "cpuProcesses counts only with finetuningGpus: 0; remove one of them",
             ".cpuProcesses",
+        ),
+        Rule(
+            f"!has(self.mergeAdapter) || !self.mergeAdapter || !(self.peft_conf.peft_type in {cel_list(CANNOT_MERGE)})",
+            "an adapter of this type cannot be merged into the model; set mergeAdapter: false",
+            ".mergeAdapter",
+        ),
+        Rule(
+            "self.peft_conf.peft_type != 'NO_PEFT' || !has(self.quant_conf) || (has(self.quant_conf.quantization_type) "
+            "&& self.quant_conf.quantization_type == 'no-quantization')",
+            "quantised weights cannot be trained; use an adapter (LORA is the usual one) or remove quant_conf",
+            ".peft_conf.peft_type",
         ),
         Rule(
             "!has(self.workloadPriorityClassName) || has(self.queueName)",
