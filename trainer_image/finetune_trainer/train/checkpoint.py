@@ -14,6 +14,7 @@ import torch
 
 from finetune_trainer.train import manifest
 from finetune_trainer.train.checkpoint_folder import checkpoint_path
+from finetune_trainer.train.objective import Objective
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.pt"
@@ -81,7 +82,14 @@ def _tied_names(model: Any) -> set[str]:
 
 
 def save_checkpoint(
-    folder: Path, *, model: Any, optimizer: Any, scaler: Any, state: TrainerState, facts: dict[str, Any]
+    folder: Path,
+    *,
+    model: Any,
+    optimizer: Any,
+    scaler: Any,
+    objective: Objective,
+    state: TrainerState,
+    facts: dict[str, Any],
 ) -> Path:
     """Writes the checkpoint of state.step, whole or not at all. facts: what the manifest says of the run."""
     target = checkpoint_path(folder, state.step)
@@ -91,6 +99,7 @@ def save_checkpoint(
         torch.save(optimizer.state_dict(), aside / OPTIMIZER_FILE)
         if scaler is not None:
             torch.save(scaler.state_dict(), aside / SCALER_FILE)
+        objective.save(aside)
         (aside / STATE_FILE).write_text(state.to_json(), encoding="utf-8")
 
     manifest.write_folder(target, write, {**facts, "step": state.step, "evalLoss": state.eval_loss})

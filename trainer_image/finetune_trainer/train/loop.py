@@ -162,6 +162,7 @@ class Loop:
         state, settings = self.state, self.settings
         state.step += 1
         state.tokens += plan.tokens
+        self.parts.objective.after_step(state.step)
         last = state.step == self.total_steps
         ends_epoch = state.step % self.steps_per_epoch == 0 or last
         self._show_step()

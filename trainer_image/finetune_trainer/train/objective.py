@@ -5,9 +5,11 @@ divide by the rows' weights, counted over the whole global batch: target tokens 
 preferences. So any split of a batch adds up to the same.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,25 +26,33 @@ class Sums:
     metrics: torch.Tensor | None = None
 
 
-class Objective(Protocol):
+class Objective(ABC):
     """metrics: names of what `sums` adds up beside the loss. perplexity: whether exp(loss) is one."""
 
-    metrics: tuple[str, ...]
-    perplexity: bool
+    metrics: tuple[str, ...] = ()
+    perplexity = False
 
+    @abstractmethod
     def examples(self, rows: Sequence[Any]) -> Examples:
         """The rows with their lengths, weights and batches."""
-        ...
 
+    @abstractmethod
     def sums(self, model: Any, batch: MicroBatch, *, training: bool) -> Sums:
         """Loss and metrics of a batch that lies on the device, inside the run's autocast."""
-        ...
+
+    def after_step(self, step: int) -> None:  # noqa: B027 - most objectives change nothing of their own
+        """What the objective itself changes after `step` optimizer steps."""
+
+    def save(self, folder: Path) -> None:  # noqa: B027
+        """Adds to a checkpoint what `after_step` changed."""
+
+    def load(self, folder: Path) -> None:  # noqa: B027
+        """Takes it from a checkpoint again."""
 
 
-class LanguageModelling:
+class LanguageModelling(Objective):
     """Cross-entropy over target tokens: methods sft and clm. Labels are smoothed in training only."""
 
-    metrics: tuple[str, ...] = ()
     perplexity = True
 
     def __init__(self, padding: Padding, label_smoothing: float = 0.0) -> None:

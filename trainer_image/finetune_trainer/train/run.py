@@ -1,6 +1,5 @@
 """A job's training, top to bottom: data, model, adapter, resume, train, export, upload. Every rank runs it."""
 
-import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,19 +8,16 @@ from typing import Any
 import torch
 
 from finetune_api.status import EffectiveSettings
-from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, padded_length, prepare_tokenizer
+from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, prepare_tokenizer
 from finetune_trainer.errors import BadConfiguration, Interrupted, OutOfMemory
 from finetune_trainer.tokenizer_source import tokenizer_directory
 from finetune_trainer.train import adapters, checkpoint, checkpoint_folder, export, remote, result
 from finetune_trainer.train import model as models
 from finetune_trainer.train.advice import is_out_of_memory, memory_advice, volume_named
-from finetune_trainer.train.batches import Padding
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger
 from finetune_trainer.train.distributed import World, choose_precision, device_name, start_world
-from finetune_trainer.train.documents import any_packed, check_documents_apart
 from finetune_trainer.train.loop import Loop, Parts, Reporting
-from finetune_trainer.train.objective import LanguageModelling
 from finetune_trainer.train.optimizer import build_optimizer, build_schedule, restore_schedule
 from finetune_trainer.train.progress import Progress
 from finetune_trainer.train.resume import find_start
@@ -29,17 +25,20 @@ from finetune_trainer.train.sampler import BatchShape
 from finetune_trainer.train.seeding import seed_all, seed_for
 from finetune_trainer.train.settings import Settings
 from finetune_trainer.train.stopping import Stop
+from finetune_trainer.train.task import Task, make_task
 from finetune_trainer.train.tracking import Tracker, tracking_settings
 
 
 @dataclass
 class Loaded:
-    """What the first stages bring: data, tokenizer, model with adapter, and whether the vocabulary grew."""
+    """What the first stages bring: data, tokenizer, model with adapter, whether the vocabulary grew, and what is to be
+    learnt."""
 
     tokenizer: PreparedTokenizer
     data: TrainingData
     model: Any
     vocabulary_grew: bool
+    task: Task
 
 
 class Run:
@@ -75,9 +74,9 @@ class Run:
         self._set_numerics()
         tokenizer, data = self._load_data()
         model, grew = self._load_model(tokenizer)
-        loaded = Loaded(tokenizer, data, model, grew)
+        loaded = Loaded(tokenizer, data, model, grew, self._make_task(model, tokenizer, data))
         start = self._find_start()
-        state = self._restore(model, start)
+        state = self._restore(model, loaded.task, start)
         self._start_helpers()
         loop = self._build_loop(loaded, state, start)
         self.stop.at_once = None  # from here on there may be something to save
@@ -142,6 +141,18 @@ class Run:
             raise BadConfiguration("the adapter leaves every weight frozen; check peft_conf.peft_kwargs")
         return model, grew
 
+    def _make_task(self, model: Any, tokenizer: PreparedTokenizer, data: TrainingData) -> Task:
+        return make_task(
+            self.settings,
+            model,
+            tokenizer,
+            data,
+            world=self._world,
+            precision=self._precision,
+            identity=self._identity,
+            beat=self.progress.beat,
+        )
+
     def _save_new_base(self, model: Any, tokenizer: PreparedTokenizer) -> None:
         if not self._world.main:
             return
@@ -186,10 +197,11 @@ class Run:
             return None
         return remote.fetch_newest(spec.checkpoints_remote, self.settings.places.checkpoints, job_uid)
 
-    def _restore(self, model: Any, start: Path | None) -> TrainerState:
+    def _restore(self, model: Any, task: Task, start: Path | None) -> TrainerState:
         if start is None:
             return TrainerState()
         checkpoint.load_weights(model, start)
+        task.objective.load(start)
         state = checkpoint.load_state(start)
         state.resumed_from.append(state.step)
         self._log(f"resuming from {start.name}")
@@ -223,26 +235,16 @@ class Run:
         scaler = torch.amp.GradScaler(world.device.type) if self._precision == "fp16" else None
         if start is not None:
             checkpoint.load_optimizer(start, optimizer, scaler)
-        takes_positions = "position_ids" in inspect.signature(adapters.base_of(plain).forward).parameters
-        padding = Padding(
-            loaded.tokenizer.pad_input_id,
-            loaded.tokenizer.tokenizer.padding_side,
-            takes_positions,
-            padded_length(settings.resolved.spec),
-        )
-        if any_packed([*loaded.data.train, *(loaded.data.eval or [])]):
-            check_documents_apart(plain, takes_positions, world.device, self._precision)
-        objective = LanguageModelling(padding, settings.loop.label_smoothing)
         parts = Parts(
-            objective=objective,
+            objective=loaded.task.objective,
             model=world.accelerator.prepare_model(plain) if world.size > 1 else plain,
             plain=plain,
             optimizer=optimizer,
             schedule=None,
             scaler=scaler,
             max_grad_norm=settings.optimizer.max_grad_norm,
-            train=objective.examples(loaded.data.train),
-            evaluation=objective.examples(loaded.data.eval) if loaded.data.eval else None,
+            train=loaded.task.train,
+            evaluation=loaded.task.evaluation,
             shape=BatchShape(plan.per_device, plan.accumulation, world.size),
             eval_batch_size=plan.eval_per_device,
             world=world,
@@ -293,6 +295,7 @@ class Run:
                 model=parts.plain,
                 optimizer=parts.optimizer,
                 scaler=parts.scaler,
+                objective=parts.objective,
                 state=state,
                 facts={"jobUid": self.settings.job.uid, "attempt": self.settings.attempt, "identity": self._identity},
             )
