@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.train.optimizer import warmup_steps
+from finetune_trainer.steps import warmup_steps
 
 
 @pytest.mark.parametrize(

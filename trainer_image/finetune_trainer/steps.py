@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from finetune_api.resolve import ResolvedSpec
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -29,3 +31,20 @@ def count_steps(
     if epochs is None:
         raise ValueError("neither epochs nor steps are given")
     return Steps(per_epoch, max(1, math.ceil(epochs * per_epoch)), epochs)
+
+
+def plan_steps(resolved: ResolvedSpec, examples: int) -> Steps:
+    """The steps of a job with so many training examples."""
+    arguments, overrides = resolved.training_args, resolved.spec.overrides
+    return count_steps(
+        examples,
+        resolved.total_batch,
+        float(arguments["num_train_epochs"]),
+        int(arguments["max_steps"]),
+        overrides.min_update_steps if overrides else None,
+    )
+
+
+def warmup_steps(warmup: float, total_steps: int) -> int:
+    """Steps of warmup: whole steps, or a share of all steps (rounded up) when below 1."""
+    return int(warmup) if warmup >= 1 else math.ceil(round(total_steps * warmup, 6))

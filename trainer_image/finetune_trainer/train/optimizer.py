@@ -1,12 +1,12 @@
 """Optimizer and learning-rate schedule by transformers' names."""
 
-import math
 import re
 from typing import Any
 
 import torch
 
 from finetune_trainer.errors import BadConfiguration
+from finetune_trainer.steps import warmup_steps
 from finetune_trainer.train.settings import OptimizerSettings
 
 # Weight decay pulls matrices to zero; for biases and the gains of norms that is no regularisation. As in transformers.
@@ -62,11 +62,6 @@ def _extra(settings: OptimizerSettings) -> dict[str, Any]:
         except (ValueError, KeyError):
             raise BadConfiguration(f"training_args.optim_args: {key}={text} cannot be read") from None
     return values
-
-
-def warmup_steps(warmup: float, total_steps: int) -> int:
-    """Steps of warmup: whole steps, or a share of all steps (rounded up) when below 1."""
-    return int(warmup) if warmup >= 1 else math.ceil(round(total_steps * warmup, 6))
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, settings: OptimizerSettings, total_steps: int) -> Any:
