@@ -1,9 +1,13 @@
 """The README.md of an exported model: what it is, how it was made, how to use it."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.locations import parse_location
+
+
+LARGEST = 700  # a loss whose exponential is still a number
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,11 @@ def model_card(card: Card, kind: str) -> str:
         "last training loss": card.loss,
         "evaluation loss": card.eval_loss,
     }
+    if card.method == "clm" and card.eval_loss is not None and card.eval_loss < LARGEST:
+        losses["evaluation perplexity"] = math.exp(card.eval_loss)
     body += [f"| {name} | {value:.4f} |" for name, value in losses.items() if value is not None]
-    body += ["", "Data:", *(f"- `{path}`" for path in card.data), "", "## Use", "", "```python", *_usage(kind), "```"]
+    usage = _usage(kind, plain=card.method == "clm")
+    body += ["", "Data:", *(f"- `{path}`" for path in card.data), "", "## Use", "", "```python", *usage, "```"]
     return "\n".join([*header, "", *body]) + "\n"
 
 
@@ -57,8 +64,15 @@ def _cell(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value).replace("|", "\\|")
 
 
-def _usage(kind: str) -> list[str]:
+def _usage(kind: str, plain: bool) -> list[str]:
+    """plain: the model goes on with a text; otherwise it answers a message."""
     load = "AutoPeftModelForCausalLM" if kind == "adapter" else "AutoModelForCausalLM"
+    asked = [
+        'messages = [{"role": "user", "content": "Hello!"}]',
+        "inputs = tokenizer.apply_chat_template(",
+        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
+        ")",
+    ]
     return [
         *(["from peft import AutoPeftModelForCausalLM"] if kind == "adapter" else []),
         "from transformers import " + ("AutoTokenizer" if kind == "adapter" else "AutoModelForCausalLM, AutoTokenizer"),
@@ -66,10 +80,7 @@ def _usage(kind: str) -> list[str]:
         'folder = "."  # where this file lies',
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
         f"model = {load}.from_pretrained(folder)",
-        'messages = [{"role": "user", "content": "Hello!"}]',
-        "inputs = tokenizer.apply_chat_template(",
-        '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True',
-        ")",
+        *(['inputs = tokenizer("Once upon a time", return_tensors="pt")'] if plain else asked),
         "answer = model.generate(**inputs, max_new_tokens=64)",
         'print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
     ]

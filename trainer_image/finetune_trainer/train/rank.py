@@ -6,6 +6,7 @@ exit code alone says too little.
 
 import ctypes
 import json
+import math
 import os
 import signal
 import sys
@@ -85,7 +86,11 @@ class Rank:
         if report.first_loss is not None and report.loss is not None:
             parts.append(f"loss {report.first_loss:.4f} to {report.loss:.4f}")
         if report.eval_loss is not None:
-            parts.append(f"evaluation loss {report.eval_loss:.4f}")
+            method = self.run.settings.resolved.spec.method if self.run else None
+            told = (
+                f" (perplexity {math.exp(report.eval_loss):.2f})" if method == "clm" and report.eval_loss < 50 else ""
+            )
+            parts.append(f"evaluation loss {report.eval_loss:.4f}{told}")
         return ", ".join(parts)
 
     def _failed(self, error: BaseException) -> NoReturn:

@@ -86,7 +86,7 @@ def _card(settings: Settings, state: TrainerState) -> Card:
             "optimizer": args["optim"],
             "weight decay": args["weight_decay"],
             "seed": args["seed"],
-            "chat template": resolved.spec.data_conf.chat_template_name,
+            "chat template": None if resolved.spec.method == "clm" else resolved.spec.data_conf.chat_template_name,
         },
         first_loss=state.first_loss,
         loss=state.loss,
