@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.data.files import BadLines, DataFile
-from finetune_trainer.data.rows import read_rows
+from finetune_trainer.data.rows import PairKeys, read_rows
 from finetune_trainer.errors import BadData, InputMissing
 
 GOOD = b'{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}'
@@ -98,3 +98,55 @@ def test_a_missing_file_names_the_uri(tmp_path: Path) -> None:
         list(read_rows(DataFile("s3://b/x.jsonl", tmp_path / "x"), BadLines()))
     with pytest.raises(InputMissing, match="is a folder without files"):
         list(read_rows(DataFile("s3://b/x", tmp_path), BadLines()))
+
+
+INPUT_OUTPUT = PairKeys("input", "output")
+
+
+class TestPairs:
+    def rows(
+        self, folder: Path, content: str, name: str = "rows.jsonl", keys: PairKeys | None = None
+    ) -> list[list[str]]:
+        """Role and content of each row's messages; raises BadData for bad rows."""
+        (folder / name).write_text(content)
+        bad = BadLines()
+        rows = read_rows(
+            DataFile(name, folder / name), bad, need_assistant=True, pairs=keys or PairKeys("input", "output")
+        )
+        found = [[f"{message['role']}: {message['content']}" for message in row.messages] for row in rows]
+        bad.raise_if_any()
+        return found
+
+    def test_a_pair_is_a_users_and_an_assistants_message(self, tmp_path: Path) -> None:
+        wanted = [["user: Hi", "assistant: Hello"]]
+        assert self.rows(tmp_path, '{"input": "Hi", "output": "Hello", "id": 3}') == wanted
+        assert self.rows(tmp_path, "input,output\nHi,Hello\n", "rows.csv") == wanted
+        keys = PairKeys("question", "answer")
+        assert self.rows(tmp_path, '{"question": "Hi", "answer": "Hello"}', keys=keys) == wanted
+
+    @pytest.mark.parametrize(
+        "row", ['{"input": "Hi"}', '{"input": "Hi", "output": null}', '{"input": "Hi", "output": ""}']
+    )
+    def test_a_missing_output_is_empty(self, row: str, tmp_path: Path) -> None:
+        assert self.rows(tmp_path, row) == [["user: Hi", "assistant: "]]
+
+    @pytest.mark.parametrize(
+        ("row", "reason"),
+        [
+            ('{"inputs": "Hi"}', r"no key 'input' \(found 'inputs'\).*data_conf\.input_key and output_key"),
+            ('{"input": 3}', "'input' must be text, not number"),
+            ('{"input": "Hi", "output": ["Hello"]}', "'output' must be text, not list"),
+            ('{"input": " ", "output": ""}', "'input' and 'output' are both empty"),
+            ('{"input": "\\ud83d"}', "'input' holds half of a surrogate pair"),
+        ],
+    )
+    def test_a_bad_pair_is_named(self, row: str, reason: str, tmp_path: Path) -> None:
+        with pytest.raises(BadData, match=reason):
+            self.rows(tmp_path, row)
+
+
+def test_conversations_do_not_fit_into_csv(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("messages\nHi\n")
+    bad = BadLines()
+    assert list(read_rows(DataFile("a.csv", tmp_path / "a.csv"), bad)) == []
+    assert "must be a list of {role, content}, not string; a CSV file has no lists" in bad.listed[0]
