@@ -22,12 +22,13 @@ def snapshot_files() -> dict[str, str]:
     return {
         f"{SNAPSHOTS}/training_arguments.json": snapshots.to_text(snapshots.take_training_arguments()),
         f"{SNAPSHOTS}/peft_configs.json": snapshots.to_text(snapshots.take_peft_configs()),
+        f"{SNAPSHOTS}/dpo_config.json": snapshots.to_text(snapshots.take_dpo_config()),
     }
 
 
 def derived_files() -> dict[str, str]:
     """Path -> content of all that derives from the models and the stored snapshots."""
-    from finetune_api.generator import reference, reference_adapters, values_schema
+    from finetune_api.generator import parameters_page, reference, reference_adapters, values_schema
     from finetune_api.generator.chart_crd import chart_crd
     from finetune_api.generator.crd import crd_text, spec_schema, status_schema
 
@@ -39,6 +40,7 @@ def derived_files() -> dict[str, str]:
         "docs/reference/finetunejob-spec.md": reference.spec_page(spec),
         "docs/reference/finetunejob-status.md": reference.status_page(status_schema()),
         "docs/reference/training-args.md": reference.training_args_page(),
+        "docs/reference/parameters.md": parameters_page.parameters_page(),
         "docs/reference/adapters.md": reference_adapters.adapters_page(),
     }
 

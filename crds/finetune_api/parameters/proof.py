@@ -1,3 +1,184 @@
-"""Which tests show that a parameter works: (document, section, key) -> test ids, as pytest prints them."""
+"""Which tests show that a parameter works: test ids, as pytest takes them.
 
-TESTS: dict[tuple[str, str, str], tuple[str, ...]] = {}
+OF_KEY has the proof of a key of spec, which counts for every document's parameter that becomes this key. OF_ROW has
+that of one parameter, where the key's is not enough or there is no key; it replaces the other.
+"""
+
+_Tests = tuple[str, ...]
+
+
+def _of(file: str, *names: str) -> _Tests:
+    return tuple(f"tests/{file}.py::{name}" for name in names)
+
+
+def _support(key: str) -> _Tests:
+    """A key that may have a few values only: `finetune validate`, the operator and admission refuse any other."""
+    tests = ("test_allowed_values_pass_and_others_do_not", "test_admission_says_the_same")
+    return _of("unit/api/test_support", *(f"{test}[{key}]" for test in tests))
+
+
+_MODEL_ARGS = "training/test_model_args"
+_TRAINING = "training/test_training"
+_OPTIMIZER = "training/test_optimizer"
+_TEMPLATES = "training/data/test_templates"
+_PADDING = "training/data/test_padding"
+_TRACKING = "training/test_tracking"
+_MIXING = "unit/data/test_mixing"
+_RESOLVE = "unit/api/test_resolve"
+_BATCH = "unit/api/test_batch"
+_DATASET = "training/data/test_dataset"
+_EXAMPLES = "training/test_examples"
+_CLM = "training/clm/test_clm_training"
+_BY_HAND = _of(_TRAINING, "test_steps_agree_with_a_loop_written_by_hand")
+_EXAMPLE = "test_it_trains_and_its_result_loads"
+_LORA = _of(_MODEL_ARGS, "test_every_lora_argument_is_pefts")
+
+_REFUSED_MODEL_ARGS = (
+    *("device_map", "max_memory", "low_cpu_mem_usage", "offload_folder", "offload_state_dict", "offload_buffers"),
+    *("cache_dir", "force_download", "local_files_only", "proxies", "code_revision", "token", "trust_remote_code"),
+)
+
+OF_KEY: dict[str, _Tests] = {
+    "method": _of(_EXAMPLES, f"{_EXAMPLE}[quickstart.yaml]", f"{_EXAMPLE}[methods/dpo.yaml]")
+    + _of(_EXAMPLES, f"{_EXAMPLE}[methods/clm.yaml]"),
+    # --- data
+    "data_conf": _of(_DATASET, "test_files_follow_one_another"),
+    "data_conf.training_data": _of(_DATASET, "test_files_follow_one_another"),
+    "data_conf.training_data.type": _of(_DATASET, "test_files_follow_one_another")
+    + _of(_MIXING, "test_equal_weights_take_turns_until_the_longest_is_used_up"),
+    "data_conf.training_data.datasets": _of(_DATASET, "test_files_follow_one_another"),
+    "data_conf.training_data.datasets[].path": _of("unit/api/test_locations", "test_forms")
+    + _of("training/data/test_download", "test_model_and_data_arrive_and_the_account_is_right"),
+    "data_conf.training_data.datasets[].sampling_weight": _of(
+        _MIXING, "test_draws_follow_the_weights", "test_a_weight_of_zero_leaves_a_dataset_out"
+    ),
+    "data_conf.training_data.seed": _of(_MIXING, "test_every_row_is_drawn_and_rows_of_a_dataset_come_in_order"),
+    "data_conf.training_data.data_type": _of("unit/api/test_data_type", "test_the_kind_of_rows_follows_the_method"),
+    "data_conf.validation_data": _of(_DATASET, "test_validation_files_are_read_like_training_files")
+    + _of(_TRAINING, "test_validation_data_without_a_strategy_is_used_at_the_end"),
+    "data_conf.validation_data.type": _of(_MIXING, "test_a_split_is_disjoint_whole_and_stable"),
+    "data_conf.validation_data.data_type": _of("unit/api/test_data_type", "test_the_kind_of_rows_follows_the_method"),
+    "data_conf.validation_data.ratio": _of(
+        _MIXING, "test_a_split_is_disjoint_whole_and_stable", "test_the_default_split_is_pinned"
+    ),
+    "data_conf.validation_data.seed": _of(
+        _MIXING, "test_a_split_is_disjoint_whole_and_stable", "test_the_default_split_is_pinned"
+    ),
+    "data_conf.validation_data.datasets[].path": _of(_DATASET, "test_validation_files_are_read_like_training_files"),
+    "data_conf.chat_template_name": _of(_TEMPLATES, "test_text_ids_and_trained_tokens_are_exact"),
+    "data_conf.padding_side": _of(_PADDING, "test_mask_and_labels_go_by_position")
+    + _of(_TRAINING, "test_padding_side_changes_nothing"),
+    "data_conf.missing_pad_token_strategy": _of(_PADDING, "test_the_four_strategies"),
+    "sft_args": _of(_DATASET, "test_rows_that_are_too_long_are_dropped_and_counted"),
+    "sft_args.max_seq_length": _of(_DATASET, "test_rows_that_are_too_long_are_dropped_and_counted"),
+    "sft_args.save_name_if_new_basemodel": _of(_MODEL_ARGS, "test_a_grown_base_model_is_saved_under_the_name_given"),
+    "sft_args.train_on_completions_only": _of(_TEMPLATES, "test_text_ids_and_trained_tokens_are_exact")
+    + _of(_TEMPLATES, "test_without_completions_only_every_token_is_trained"),
+    # --- batches
+    "batchsize_conf": _of(_BATCH, "test_vectors"),
+    "batchsize_conf.total_train_batch_size": _of(_BATCH, "test_vectors", "test_the_total_is_kept_and_the_limit_held"),
+    "batchsize_conf.max_per_device_train_batch_size": _of(
+        _BATCH, "test_vectors", "test_the_total_is_kept_and_the_limit_held"
+    ),
+    "batchsize_conf.per_device_eval_batch_size": _of(_BATCH, "test_the_evaluation_batch_can_be_given")
+    + _of(_TRAINING, "test_evaluation_does_not_depend_on_its_batch"),
+    # --- training
+    "training_args": _of("unit/api/test_training_args", "test_the_model_has_every_key_and_no_other") + _BY_HAND,
+    "training_args.learning_rate": _BY_HAND,
+    "training_args.lr_scheduler_type": _of(_OPTIMIZER, "test_every_schedule_takes_its_arguments"),
+    "training_args.warmup_steps": _of(
+        _OPTIMIZER, "test_warmup_in_steps_or_as_a_share", "test_every_schedule_takes_its_arguments"
+    ),
+    "training_args.weight_decay": _of(_OPTIMIZER, "test_biases_and_norms_are_not_decayed"),
+    "training_args.max_grad_norm": _BY_HAND,
+    "training_args.optim": _of(_OPTIMIZER, "test_every_optimizer_learns_and_resumes"),
+    "training_args.num_train_epochs": _of("unit/data/test_steps", "test_steps"),
+    "training_args.max_steps": _of(_RESOLVE, "test_max_steps_wins_with_a_notice")
+    + _of("unit/data/test_steps", "test_steps"),
+    "training_args.logging_steps": _of(_TRAINING, "test_shares_of_all_steps_are_steps"),
+    "training_args.eval_strategy": _of(_TRAINING, "test_the_loss_falls", "test_shares_of_all_steps_are_steps"),
+    "training_args.save_steps": _of(_TRAINING, "test_shares_of_all_steps_are_steps"),
+    "training_args.save_strategy": _of(
+        "training/test_checkpoints",
+        "test_retention_keeps_the_newest_and_the_best",
+        "test_without_checkpoints_a_stopped_run_starts_over",
+    ),
+    "training_args.gradient_checkpointing": _of(_TRAINING, "test_switches_take_effect[gradient_checkpointing]"),
+    "training_args.bf16": _of(_TRAINING, "test_switches_take_effect[bf16]"),
+    # --- overrides
+    "overrides": _of(_RESOLVE, "test_lifted_and_nested_overrides_are_one"),
+    "overrides.num_train_epochs": _of(_RESOLVE, "test_epochs_of_overrides_win_over_training_args"),
+    "overrides.lr_multiplier": _of(_RESOLVE, "test_learning_rate"),
+    "overrides.lr_batch_size_scaling": _of(_RESOLVE, "test_learning_rate"),
+    "overrides.min_update_steps": _of("unit/data/test_steps", "test_steps"),
+    # --- adapters
+    "peft_conf": _of(_EXAMPLES, f"{_EXAMPLE}[lora.yaml]"),
+    "peft_conf.peft_type": _of(_EXAMPLES, f"{_EXAMPLE}[lora.yaml]"),
+    "peft_conf.peft_kwargs": _LORA,
+    "peft_conf.task_type": _support("peft_conf.task_type"),
+    **{
+        f"peft_conf.peft_kwargs.{key}": _LORA
+        for key in (
+            *("r", "lora_alpha", "target_modules", "modules_to_save", "bias", "fan_in_fan_out", "init_lora_weights"),
+        )
+    },
+    # --- the model
+    "basemodel": _of("training/data/test_download", "test_model_and_data_arrive_and_the_account_is_right")
+    + _of("training/data/test_download_hub", "test_a_repository_without_what_the_glob_excludes"),
+    "checkpointsRemote": _of("training/test_remote", "test_checkpoints_and_result_are_copied_and_pruned_alike")
+    + _of("training/test_export", "test_a_fine_tuned_model_loads_and_generates"),
+    "run_conf": _of("training/test_export", "test_a_fine_tuned_model_loads_and_generates"),
+    "run_conf.model": _support("run_conf.model"),
+    "run_conf.tokenizer": _of(_MODEL_ARGS, "test_another_tokenizer_is_used_and_exported"),
+    "run_conf.use_fast_tokenizer": _support("run_conf.use_fast_tokenizer"),
+    "run_conf.final_checkpoint_name": _support("run_conf.final_checkpoint_name"),
+    "run_conf.resume_from_checkpoint": _of(
+        "training/test_checkpoints",
+        "test_a_stopped_run_ends_like_an_uninterrupted_one",
+        "test_starting_over_moves_an_earlier_job_aside",
+        "test_auto_takes_what_an_earlier_job_left",
+        "test_a_path_is_continued",
+    ),
+    "run_conf.model_args": _of(_MODEL_ARGS, "test_torch_dtype_is_the_type_of_the_result"),
+    "run_conf.model_args.torch_dtype": _of(_MODEL_ARGS, "test_torch_dtype_is_the_type_of_the_result"),
+    "run_conf.model_args.attn_implementation": _of(
+        _MODEL_ARGS, "test_attn_implementation_is_the_models", "test_an_attention_that_is_not_installed_is_refused"
+    ),
+    "run_conf.model_args.use_cache": _of(_MODEL_ARGS, "test_use_cache_is_the_setting_of_the_result"),
+    "run_conf.model_args.subfolder": _of(_MODEL_ARGS, "test_subfolder_is_where_the_model_lies"),
+    "run_conf.model_args.use_safetensors": _of(_MODEL_ARGS, "test_use_safetensors_refuses_or_takes_other_weight_files"),
+    "run_conf.model_args.variant": _of(_MODEL_ARGS, "test_variant_names_the_weight_files"),
+    "run_conf.model_args.revision": _of("training/data/test_download_hub", "test_what_the_hub_does_not_have"),
+    "run_conf.model_args.resume_download": _of(_RESOLVE, "test_notices"),
+    **{f"run_conf.model_args.{key}": _support(f"run_conf.model_args.{key}") for key in _REFUSED_MODEL_ARGS},
+    # --- tracking
+    "tracking": _of(_TRACKING, "test_a_job_is_one_run_through_its_attempts"),
+    "tracking.mlflow_server_uri": _of(
+        _TRACKING, "test_a_job_is_one_run_through_its_attempts", "test_a_database_needs_no_server"
+    ),
+    "tracking.experiment_name": _of(_TRACKING, "test_a_job_is_one_run_through_its_attempts"),
+    "tracking.run_name": _of(_TRACKING, "test_a_job_is_one_run_through_its_attempts"),
+    "tracking.run_id": _of(_TRACKING, "test_a_run_that_does_not_exist_is_said_and_nothing_waits")
+    + _of(_RESOLVE, "test_notices"),
+    "tracking.hf_mlflow_log_artifacts": _of(_TRACKING, "test_a_database_needs_no_server"),
+    # --- where it runs
+    "finetuningGpus": _of("unit/operator/test_builders", "test_gpus_only_where_they_are_asked_for")
+    + _of("unit/operator/test_plan", "test_more_gpus_than_a_node_has_are_capped_with_a_notice"),
+    "nodes": _support("nodes"),
+    "acceleratorType": _of("unit/operator/test_builders", "test_the_download_runs_where_the_gpus_are")
+    + _of("unit/operator/test_settings", "test_accelerators_map_to_node_labels"),
+    "distributedType": _support("distributedType"),
+}
+
+OF_ROW: dict[tuple[str, str, str], _Tests] = {
+    ("002", "Epochs and steps", "gradient accumulation"): _of(_TRAINING, "test_accumulation_changes_nothing"),
+    ("003", "NoneDataInput", "type"): _of(_MODEL_ARGS, "test_no_validation_data_is_no_validation"),
+    ("003", "NoPeftConfig", "peft_type"): _BY_HAND,
+    ("003", "ConcatenationDataInput", "type"): _of(_DATASET, "test_files_follow_one_another"),
+    ("003", "WeightedMixDataInput", "type"): _of(_MIXING, "test_equal_weights_take_turns_until_the_longest_is_used_up")
+    + _of(_DATASET, "test_a_mix_draws_from_usable_rows_and_leaves_unweighted_files_unread"),
+    ("003", "chat_template_name", "keep-original"): _of(
+        _TEMPLATES, "TestKeepOriginal::test_completion_spans", "TestKeepOriginal::test_renders_as_transformers_does"
+    ),
+    ("004", "TrainingArguments", "evaluation_strategy"): _of(_RESOLVE, "test_old_names_are_translated"),
+}

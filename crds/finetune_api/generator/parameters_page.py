@@ -1,0 +1,59 @@
+"""docs/reference/parameters.md: every parameter of the source documents, what it is here, and what shows it."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+from finetune_api.parameters import DOCUMENTS, Parameter, parameters_of, refusal_of, tests_of
+
+NOTE = "<!-- Generated from finetune_api by `make generate`; do not edit. -->\n\n"
+HEAD = """# Parameters of the source documents
+
+Every parameter of the five documents that finetune-operator is built from is a key of its own, is translated by
+`finetune convert`, or is refused with a reason. For each: its default there (or the value of the document's example),
+the key of `spec` that it is here, the module that it acts in, and the tests that show it. `finetune explain KEY` tells
+the same of one key. All keys of `spec`: [finetunejob-spec.md](finetunejob-spec.md),
+[training-args.md](training-args.md).
+"""
+COLUMNS = "| parameter | default there | here | what to know | acts in | shown by |\n|---|---|---|---|---|---|"
+
+
+def parameters_page() -> str:
+    """The whole page."""
+    return NOTE + HEAD + "".join(_document(number, title) for number, title in DOCUMENTS.items())
+
+
+def _document(number: str, title: str) -> str:
+    rows = list(parameters_of(number))
+    lines = [f"\n## Document {number}: {title}\n", COLUMNS, *_lines(row for row in rows if not row.beyond)]
+    if beyond := [row for row in rows if row.beyond]:
+        lines += ["\nIts system takes these too, though the document does not name them:\n", COLUMNS, *_lines(beyond)]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(rows: Iterable[Parameter]) -> Iterator[str]:
+    for row in rows:
+        cells = (
+            row.name,
+            f"`{row.default_text}`" if row.default_text else "",
+            "<br>".join(f"`{key}`" for key in row.ours) or "none",
+            _words(row),
+            "<br>".join(f"`{module}`" for module in row.where),
+            "<br>".join(_link(test) for test in tests_of(row)),
+        )
+        yield "| " + " | ".join(_cell(cell) for cell in cells) + " |"
+
+
+def _words(row: Parameter) -> str:
+    """How it is translated; and for a key that this version refuses, its message, unless that is the same."""
+    refusals = [found for key in row.ours if (found := refusal_of(key)) and "refused" not in row.how]
+    return "; ".join([row.how, *(f"any other value is refused: {text}" for text in refusals)] if row.how else refusals)
+
+
+def _link(test: str) -> str:
+    """A test id as a link to its file: the function's name alone is shown."""
+    path, _, name = test.partition("::")
+    return f"[{name}](../../{path})"
+
+
+def _cell(text: str) -> str:
+    return re.sub(r"\s*\n\s*", " ", text).replace("|", "\\|")
