@@ -12,6 +12,7 @@ Padding = Literal["longest", "max_length"]
 PADDING_HELP = "Sequences are padded to the longest of a batch, or all to the maximum length."
 LossType = Literal[
     "sigmoid",
+    "sigmoid_norm",
     "hinge",
     "ipo",
     "exo_pair",
@@ -53,16 +54,18 @@ class DPOArguments(SpecModel):
     """Direct preference optimisation on chosen and rejected conversations."""
 
     max_seq_length: SequenceLength = Field(2048, description="Maximum length of prompt and answer together, in tokens.")
-    overlength: Literal["drop", "truncate"] = Field("drop", description="What happens to longer sequences.")
+    overlength: Literal["drop", "truncate"] = Field(
+        "drop", description="Pairs with a longer sequence are left out, or cut at their end."
+    )
     beta: Annotated[float, Field(gt=0, le=1_000)] = Field(0.1, description="Strength of the reference model's pull.")
     loss_type: LossType = Field("sigmoid", description="The preference loss.")
     label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        0.0, description="Assumed share of wrong preference labels, for the sigmoid and robust losses."
+        0.0, description="Assumed share of wrong preference labels, for the losses robust and exo_pair."
     )
     precompute_ref_log_probs: bool = Field(
         False, description="Compute the reference model's log probabilities once, before training."
     )
-    disable_dropout: bool = Field(True, description="No dropout in the model and the reference.")
+    disable_dropout: bool = Field(True, description="No dropout at all, that of an adapter included.")
     ld_alpha: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="LD-DPO: weight of the tokens beyond the shorter answer's length."
     )
@@ -113,4 +116,6 @@ class MemoryArguments(SpecModel):
     )
 
 
+# training_args whose default depends on the method: preferences are learnt in small steps (TRL's DPOConfig).
+METHOD_DEFAULTS: dict[str, dict[str, float]] = {"dpo": {"learning_rate": 1e-6}}
 METHOD_ARGUMENTS: dict[str, str] = {"sft": "sft_args", "dpo": "dpo_args", "clm": "clm_args", "memory": "memory_args"}

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from finetune_api.accelerate_config import render_accelerate_config
 from finetune_api.batch import BatchPlan, plan_batch
+from finetune_api.methods import METHOD_ARGUMENTS, METHOD_DEFAULTS
 from finetune_api.overrides import LIFTED_KEYS, scale_learning_rate
 from finetune_api.peft_types import CANNOT_MERGE
 from finetune_api.rules import world_size
@@ -165,8 +166,9 @@ def _resolve_training_args(raw: dict[str, Any], notices: list[str]) -> None:
         del raw["overrides"]["min_update_steps"]
         least = None
     open_keys = _left_open(raw, by_steps=max_steps > 0 or least is not None)
+    of_method = METHOD_DEFAULTS.get(raw.get("method", "sft"), {})
     for name in SUPPORTED:
-        default = default_of(name)
+        default = of_method.get(name, default_of(name))
         if default is not None and name not in open_keys:
             arguments.setdefault(name, default)
     raw["training_args"] = arguments
@@ -189,8 +191,24 @@ def _resolve_sections(raw: dict[str, Any], notices: list[str]) -> None:
     if raw["run_conf"]["model_args"].pop("resume_download", False):
         notices.append("run_conf.model_args.resume_download has no effect: downloads always resume")
     raw.setdefault("quant_conf", {"quantization_type": "no-quantization"})
-    if raw.get("method", "sft") == "sft" and raw["training_args"].get("save_strategy") == "no":
+    method = raw.get("method", "sft")
+    if method != "sft":  # whose arguments are required, as in document 003
+        raw.setdefault(METHOD_ARGUMENTS[method], {})
+    if method == "dpo":
+        notices.extend(_dropout_notices(raw))
+    if raw["training_args"].get("save_strategy") == "no":
         notices.append("save_strategy is no: without checkpoints a retry or a preemption starts over")
+
+
+def _dropout_notices(raw: dict[str, Any]) -> list[str]:
+    """Dropout that was asked for and is turned off by another key's default."""
+    if raw["dpo_args"].get("disable_dropout", True) is not True:
+        return []
+    kwargs = raw["peft_conf"].get("peft_kwargs") or {}
+    given = [f"peft_kwargs.{key}" for key, value in kwargs.items() if "dropout" in key and value]
+    if ((raw["run_conf"].get("model_hyperparameters") or {}).get("dropout") or 0) > 0:
+        given.append("run_conf.model_hyperparameters.dropout")
+    return [f"{key} has no effect: dpo_args.disable_dropout is true (the default); set it to false" for key in given]
 
 
 def _resolve_merge(raw: dict[str, Any], notices: list[str]) -> None:

@@ -15,6 +15,7 @@ from finetune_api.peft_kwargs import check_peft_kwargs
 from finetune_api.rules_adapters import check_adapter, check_quantization
 from finetune_api.rules_evaluation import check_auto, check_evaluation_conf
 from finetune_api.rules_model import check_model_hyperparameters, check_plain_text
+from finetune_api.rules_preference import check_preference
 from finetune_api.rules_training import check_training_args
 from finetune_api.support import check_support
 from finetune_api.violations import Violation
@@ -244,6 +245,7 @@ RULES: tuple[Callable[[Spec], Iterator[Violation]], ...] = (
     check_quantization,
     check_adapter,
     check_training_args,
+    check_preference,
     check_evaluation_conf,
     check_auto,
     check_peft_kwargs,

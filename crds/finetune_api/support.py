@@ -6,9 +6,10 @@ validate` and the operator all take their refusals from here; implementing a fea
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from finetune_api.constants import MODEL_DIR
+from finetune_api.methods import LossType
 from finetune_api.peft_types import PEFT_TYPES, TRAINABLE
 from finetune_api.violations import Violation
 
@@ -26,7 +27,13 @@ class Refusal:
 _DISCARDED = "today's transformers ignores it, so it would have no effect; remove it"
 
 REFUSALS: tuple[Refusal, ...] = (
-    Refusal(("method",), ("sft", "clm"), "only methods sft and clm are supported in this version"),
+    Refusal(("method",), ("sft", "dpo", "clm"), "method memory (Memory Tuning) is not supported in this version"),
+    Refusal(
+        ("dpo_args", "loss_type"),
+        tuple(one for one in get_args(LossType) if not one.startswith("aot")),
+        "aot and aot_unpaired compare the pairs of one device's batch with one another, so the loss would change with "
+        "the number of devices and with accumulation; choose another loss_type",
+    ),
     Refusal(("nodes",), (1,), "only 1 node is supported in this version; use finetuningGpus for more GPUs on one node"),
     Refusal(
         ("distributedType",),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, create_model
 
 from finetune_api.base import FreeForm, SpecModel
+from finetune_api.methods import METHOD_DEFAULTS
 
 # --- what our training loop does -------------------------------------------------------------------------------------
 # name -> limits of the value. `choices` narrows an enum; `minimum` and `above` bound a number.
@@ -341,6 +342,9 @@ def _description(described: Mapping[str, Any]) -> str:
         return _short_refusal(name)
     default = described.get("default")
     text = str(described["help"]).split(". ")[0].rstrip(".") + "."
+    for method, defaults in METHOD_DEFAULTS.items():
+        if name in defaults:
+            text += f" Default with method {method}: {json.dumps(defaults[name])}."
     if "no" in described.get("choices", ()):
         text += ' Write "no" in quotes.'
     return text if default is None else f"{text} Default: {json.dumps(default)}."

@@ -1,4 +1,4 @@
-"""Takes the field snapshots of transformers.TrainingArguments and of PEFT's configs.
+"""Takes the field snapshots of transformers.TrainingArguments, of PEFT's configs and of TRL's DPOConfig.
 
 The API package must know these libraries' fields without importing them (a CLI start of 0.1 s against 10 s, and an
 operator image without torch), so their names, kinds, defaults and help texts are frozen as JSON beside the models.
@@ -26,6 +26,18 @@ def take_training_arguments() -> dict[str, Any]:
         "version": transformers.__version__,
         "fields": _describe_fields(transformers.TrainingArguments),
     }
+
+
+def take_dpo_config() -> dict[str, Any]:
+    """What TRL's DPOConfig adds to TrainingArguments, or has another default for: {version, fields: […]}."""
+    config = importlib.import_module("trl").DPOConfig
+    base = {described["name"]: described.get("default") for described in take_training_arguments()["fields"]}
+    fields = [
+        described
+        for described in _describe_fields(config)
+        if described["name"] not in base or described.get("default") != base[described["name"]]
+    ]
+    return {"library": "trl", "version": importlib.import_module("trl").__version__, "fields": fields}
 
 
 def take_peft_configs() -> dict[str, Any]:
