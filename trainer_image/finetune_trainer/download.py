@@ -24,15 +24,17 @@ from finetune_api.locations import model_key, parse_location
 from finetune_api.report import TerminationReport
 from finetune_api.resolve import ResolvedSpec, resolve
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.status import EffectiveSettings
+from finetune_trainer.adapter_source import adapter_directory, check_adapter, fetch_adapter
 from finetune_trainer.data import load_training_data, prepare_tokenizer
+from finetune_trainer.data.preparing import backend_of
 from finetune_trainer.data.sources import datasets_of
 from finetune_trainer.data_files import fetch_data
 from finetune_trainer.errors import BadConfiguration, InputMissing, Interrupted, describe
-from finetune_trainer.memory_estimate import estimate_bytes, read_tensors
+from finetune_trainer.memory_estimate import Model, read_tensors
 from finetune_trainer.model_cache import ModelSource, check_model, fetch_model, human
-from finetune_trainer.steps import count_steps
+from finetune_trainer.planning import Plan, make_plan, read_model
 from finetune_trainer.tokenizer_source import fetch_tokenizer, load_for_counting, tokenizer_directory
+from finetune_trainer.train.fresh_model import check_early
 from finetune_trainer.transfer import use_endpoint
 
 log = logging.getLogger("finetune.download")
@@ -92,6 +94,7 @@ def download(config: JobConfig, places: Places) -> TerminationReport:
     credentials = credentials_of(spec)
     model_dir, notices = bring_model(spec, places, credentials)
     fetch_tokenizer(spec, places.work, credentials)
+    fetch_adapter(spec, places.work, credentials)
     fetch_data(datasets_of(spec), places.work, credentials)
     return _account(config, resolved, places, model_dir, notices)
 
@@ -109,12 +112,12 @@ def credentials_of(spec: FineTuneJobSpec) -> dict[str, str]:
 def bring_model(spec: FineTuneJobSpec, places: Places, credentials: dict[str, str]) -> tuple[Path, list[str]]:
     """The directory of the base model, downloaded into the cache if it is remote, and notices about it."""
     location = parse_location(spec.basemodel)
-    own_tokenizer = spec.run_conf.tokenizer is None
+    own_tokenizer, weights = spec.run_conf.tokenizer is None, not spec.run_conf.from_scratch
     if location.scheme in ("local", "pvc"):
         path = _mounted_model(spec, places)
         if not path.is_dir():
             raise InputMissing(f"{location.uri} is no folder here ({path}); check basemodel and the claim it names")
-        return path, list(check_model(_model_folder(path, spec), location.uri, own_tokenizer))
+        return path, list(check_model(_model_folder(path, spec), location.uri, own_tokenizer, weights))
     source = ModelSource(
         location,
         revision=spec.run_conf.model_args.revision,
@@ -122,7 +125,7 @@ def bring_model(spec: FineTuneJobSpec, places: Places, credentials: dict[str, st
         credentials=credentials.get(location.scheme),
     )
     log.info("model: %s", location.uri)
-    model = fetch_model(source, places.cache, model_key(spec), needs_tokenizer=own_tokenizer)
+    model = fetch_model(source, places.cache, model_key(spec), needs_tokenizer=own_tokenizer, needs_weights=weights)
     total = human(sum(model.files.values()))
     log.info("model: %d files, %s%s", len(model.files), total, "" if model.fetched else ", in the cache already")
     return model.path, list(model.notices)
@@ -144,56 +147,64 @@ def _model_folder(path: Path, spec: FineTuneJobSpec) -> Path:
 def _account(
     config: JobConfig, resolved: ResolvedSpec, places: Places, model_dir: Path, notices: list[str]
 ) -> TerminationReport:
-    """Reads every row, counts tokens and steps, estimates memory."""
-    spec = resolved.spec
-    tokenizer = load_for_counting(tokenizer_directory(spec, model_dir, places.work))
-    prepared = prepare_tokenizer(config, tokenizer)
-    if prepared.added_tokens:
-        raise BadConfiguration(
-            f"the tokenizer lacks {prepared.added_tokens} tokens that data_conf.chat_template_name "
-            f"{spec.data_conf.chat_template_name} needs; growing a model's vocabulary is not supported in this "
-            "version: choose keep-original or mistral-with-system, or a model whose tokenizer has them"
-        )
-    data = load_training_data(config, tokenizer, places.work)
-    arguments, batch = resolved.training_args, resolved.batch()
-    steps = count_steps(
-        len(data.train), resolved.total_batch, float(arguments["num_train_epochs"]), int(arguments["max_steps"])
-    )
-    memory = estimate_bytes(
-        read_tensors(_model_folder(model_dir, spec)),
-        torch_dtype=spec.run_conf.model_args.torch_dtype,
-        optim=str(arguments["optim"]),
-        peft_type=spec.peft_conf.peft_type,
-        peft_kwargs=getattr(spec.peft_conf, "peft_kwargs", None) or {},
-    )
-    report = data.report.model_copy(
-        update={"steps_per_epoch": steps.per_epoch, "total_steps": steps.total, "memory_estimate_bytes": memory}
-    )
-    message = (
-        f"{report.examples} training and {report.validation_examples} validation examples, {report.tokens} tokens, "
-        f"{steps.total} steps" + (f", about {human(memory)} per device before activations" if memory else "")
-    )
-    notices = [*notices, *data.notices]
+    """The plan of the job in the words of the report."""
+    plan, found = examine(config, resolved, places, model_dir)
+    notices = [*notices, *found]
     for notice in notices:
         log.warning("notice: %s", notice)
+    message = summary(plan)
     log.info("%s", message)
     return TerminationReport(
         reason="Completed",
         message=message,
         exit_code=0,
-        total_steps=steps.total,
-        dataset=report,
+        total_steps=plan.steps.total,
+        dataset=plan.dataset_report(),
         notices=notices or None,
-        effective=EffectiveSettings(
-            world_size=resolved.world_size,
-            per_device_batch=batch.per_device,
-            accumulation=batch.accumulation,
-            eval_per_device_batch=batch.eval_per_device,
-            total_batch=resolved.total_batch,
-            learning_rate=resolved.learning_rate,
-            distributed_type=resolved.distributed_type,
-        ),
+        effective=plan.effective(),
     )
+
+
+def examine(
+    config: JobConfig,
+    resolved: ResolvedSpec,
+    places: Places,
+    model_dir: Path,
+    tokens_per_second: float | None = None,
+) -> tuple[Plan, list[str]]:
+    """Reads every row, counts tokens, steps and memory; the plan and the notices about the data. Raises TrainerErrors
+    for what training would fail with."""
+    spec, folder = resolved.spec, _model_folder(model_dir, resolved.spec)
+    tokenizer = load_for_counting(tokenizer_directory(spec, model_dir, places.work))
+    prepared = prepare_tokenizer(config, tokenizer)
+    check_early(spec, folder, backend_of(tokenizer).get_vocab_size(with_added_tokens=True))
+    model = read_model(folder)
+    check_adapter(spec, prepared.added_tokens, model.tensors, places.work)
+    data = load_training_data(config, tokenizer, places.work)
+    if spec.run_conf.from_scratch:
+        model = Model({})  # its sizes are not those of the files
+    adapter = adapter_directory(spec, places.work)
+    plan = make_plan(
+        resolved,
+        data,
+        model,
+        adapter=read_tensors(adapter) if adapter else None,
+        tokens_per_second=tokens_per_second,
+    )
+    return plan, list(data.notices)
+
+
+def summary(plan: Plan) -> str:
+    """The plan in a sentence, for `kubectl get events` and logs."""
+    data, memory = plan.data, plan.memory
+    parts = [
+        f"{data.examples} training and {data.validation_examples} validation examples",
+        f"{data.tokens} tokens",
+        f"{plan.steps.total} steps",
+    ]
+    if memory:
+        parts.append(f"about {human(memory.total)} per device")
+    return ", ".join(parts)
 
 
 @contextmanager

@@ -49,23 +49,23 @@ class CachedModel:
     notices: tuple[str, ...] = field(default=())
 
 
-def fetch_model(source: ModelSource, cache: Path, key: str, *, needs_tokenizer: bool = True) -> CachedModel:
+def fetch_model(
+    source: ModelSource, cache: Path, key: str, *, needs_tokenizer: bool = True, needs_weights: bool = True
+) -> CachedModel:
     """The cache entry `key`, downloaded if it is not complete. Raises TrainerErrors; InputMissing if it is no model."""
     entry = cache / key
     if (files := _complete_files(entry)) is not None:
-        return CachedModel(
-            entry, files, fetched=False, notices=check_model(entry, str(source.location), needs_tokenizer)
-        )
+        notices = check_model(entry, str(source.location), needs_tokenizer, needs_weights)
+        return CachedModel(entry, files, fetched=False, notices=notices)
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / f".{key}.lock"):
         if (files := _complete_files(entry)) is not None:  # another pod was faster
-            return CachedModel(
-                entry, files, fetched=False, notices=check_model(entry, str(source.location), needs_tokenizer)
-            )
+            notices = check_model(entry, str(source.location), needs_tokenizer, needs_weights)
+            return CachedModel(entry, files, fetched=False, notices=notices)
         aside = cache / f"{key}.partial-download"  # a fixed name: the lock protects it, and a restart goes on with it
         aside.mkdir(exist_ok=True)
         files = _download(source, aside)
-        notices = check_model(aside, str(source.location), needs_tokenizer)
+        notices = check_model(aside, str(source.location), needs_tokenizer, needs_weights)
         _mark_complete(aside, source, files)
         _move_into_place(aside, entry)
     return CachedModel(entry, files, fetched=True, notices=notices)
@@ -148,8 +148,11 @@ def _hoist(target: Path, folder: str) -> None:
     shutil.rmtree(target / folder.split("/", maxsplit=1)[0], ignore_errors=True)
 
 
-def check_model(path: Path, name: str, needs_tokenizer: bool = True) -> tuple[str, ...]:
-    """Notices about a model directory. Raises InputMissing if config, weights or tokenizer are missing or cut short."""
+def check_model(path: Path, name: str, needs_tokenizer: bool = True, needs_weights: bool = True) -> tuple[str, ...]:
+    """Notices about a model directory. Raises InputMissing if config, weights or tokenizer are missing or cut short.
+
+    needs_weights: false for a model that is trained from scratch, which reads none.
+    """
     config = path / "config.json"
     if not config.is_file():
         raise InputMissing(f"{name} is no model: it has no config.json (found {_shown_files(path)})")
@@ -158,10 +161,11 @@ def check_model(path: Path, name: str, needs_tokenizer: bool = True) -> tuple[st
     except ValueError as error:
         raise InputMissing(f"{name}: config.json cannot be read: {error}") from None
     safetensors, pickles = sorted(path.glob("*.safetensors")), sorted(path.glob("*.bin"))
-    if not safetensors and not pickles:
+    if needs_weights and not safetensors and not pickles:
         raise InputMissing(f"{name} has no weights: neither *.safetensors nor *.bin (found {_shown_files(path)})")
     try:
-        read_tensors(path)
+        if needs_weights:
+            read_tensors(path)
     except (ValueError, KeyError, TypeError) as error:
         raise InputMissing(f"{name}: {error}; upload the model again") from None
     if needs_tokenizer and not any((path / file).is_file() for file in TOKENIZER_FILES):
@@ -169,7 +173,7 @@ def check_model(path: Path, name: str, needs_tokenizer: bool = True) -> tuple[st
             f"{name} has no tokenizer ({', '.join(TOKENIZER_FILES[:3])}, …); add it to the model or name one in "
             "run_conf.tokenizer"
         )
-    if not safetensors:
+    if needs_weights and not safetensors:
         return (f"{name} has only pickled weights (*.bin), which can execute code when loaded; prefer safetensors",)
     return ()
 

@@ -2,7 +2,9 @@
 torch (importing transformers' AutoTokenizer costs 8 s and loads it).
 
 It reads what transformers reads (tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.jinja)
-and offers the few names of a transformers tokenizer that this package uses, so that the same code serves both.
+and offers the few names of a transformers tokenizer that this package uses, so that the same code serves both. Which
+tokens go around a text is tokenizer.json's post-processor's to say: transformers ignores add_bos_token and
+add_eos_token beside it.
 tests/training/data holds the two to the same ids.
 """
 
@@ -25,9 +27,6 @@ class LightTokenizer:
         contents = {name: _content(settings.get(name)) for name in SPECIAL_NAMES}
         self.special_tokens_map = {name: content for name, content in contents.items() if content is not None}
         _add_missing(backend, settings, self.special_tokens_map)
-        self.add_bos_token = settings.get("add_bos_token")  # None: as tokenizer.json's post-processor says
-        said = {"add_bos_token", "add_eos_token"} & set(settings)  # one given decides both, as in transformers
-        self.adds = (bool(self.add_bos_token), bool(settings.get("add_eos_token"))) if said else None
 
     @classmethod
     def load(cls, directory: Path) -> "LightTokenizer":

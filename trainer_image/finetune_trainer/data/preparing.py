@@ -45,9 +45,6 @@ def puts_bos(tokenizer: Any) -> bool:
     """Whether the tokenizer itself begins a text with its BOS."""
     if tokenizer.bos_token is None:
         return False
-    explicit = getattr(tokenizer, "add_bos_token", None) if not hasattr(tokenizer, "init_kwargs") else None
-    if explicit is not None:
-        return bool(explicit)
     return backend_of(tokenizer).encode("a").ids[:1] == [tokenizer.bos_token_id]
 
 

@@ -177,13 +177,6 @@ def _text(fields: dict[str, Any], key: str) -> str:
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
     """What the tokenizer itself puts before and after a text."""
     backend = backend_of(tokenizer)
-    own = None if hasattr(tokenizer, "init_kwargs") else tokenizer.adds
-    if own is not None:  # tokenizer_config.json overrides tokenizer.json; transformers has done so already
-        begin, end = own
-        return (
-            [tokenizer.bos_token_id] if begin and tokenizer.bos_token_id is not None else [],
-            [tokenizer.eos_token_id] if end and tokenizer.eos_token_id is not None else [],
-        )
     plain, whole = backend.encode("a", add_special_tokens=False).ids, backend.encode("a").ids
     at = next((at for at in range(len(whole)) if whole[at : at + len(plain)] == plain), 0)
     return whole[:at], whole[at + len(plain) :]

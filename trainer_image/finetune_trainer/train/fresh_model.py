@@ -83,6 +83,19 @@ def check_vocabulary(hyperparameters: Hyperparameters, tokens: int) -> None:
         )
 
 
+def check_early(spec: FineTuneJobSpec, folder: Path, tokens: int) -> Any:
+    """What the download pod can tell of a changed model before a GPU is asked for: its configuration, or None if the
+    base model is taken as it is. Raises InputMissing or BadConfiguration. Imports torch only for a changed model."""
+    hyperparameters = read_hyperparameters(spec, seed=0)
+    if not hyperparameters.wanted:
+        return None
+    check_vocabulary(hyperparameters, tokens)
+    config = changed_config(folder, hyperparameters)
+    if hyperparameters.from_scratch:
+        weight_shapes(config)
+    return config
+
+
 def build_model(config: Any, folder: Path, seed: int, *, dtype: Any, attention: str | None) -> Any:
     """A model of this configuration with weights drawn from the seed, the same on every rank and on any device."""
     import torch
@@ -169,6 +182,8 @@ def _set_sizes(config: Any, fields: dict[str, Any], sizes: dict[str, Any]) -> No
         fields[str(names[size])] = value
     if "num_attention_heads" in sizes and "num_key_value_heads" not in sizes and groups and groups == heads:
         fields[str(names["num_key_value_heads"])] = sizes["num_attention_heads"]  # a key for each head, as before
+    if "hidden_size" in sizes and fields.get("word_embed_proj_dim") == hidden:
+        fields["word_embed_proj_dim"] = sizes["hidden_size"]  # OPT's embeddings are as wide as the rest, but in one
     if "num_hidden_layers" in sizes:
         _forget_layers(fields, sizes["num_hidden_layers"])
     if fields.get("head_dim") is not None and hidden and heads and fields["head_dim"] == hidden // heads:

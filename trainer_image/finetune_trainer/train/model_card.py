@@ -6,7 +6,6 @@ from typing import Any
 
 from finetune_api.locations import parse_location
 
-
 LARGEST = 700  # a loss whose exponential is still a number
 
 

@@ -91,7 +91,7 @@ class Rank:
                 f" (perplexity {math.exp(report.eval_loss):.2f})" if method == "clm" and report.eval_loss < 50 else ""
             )
             parts.append(f"evaluation loss {report.eval_loss:.4f}{told}")
-        return ", ".join(parts)
+        return "; ".join([", ".join(parts), *(self.run.remarks if self.run else ())])
 
     def _failed(self, error: BaseException) -> NoReturn:
         if not isinstance(error, TrainerError):

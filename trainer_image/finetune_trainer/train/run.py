@@ -1,7 +1,8 @@
 """A job's training, top to bottom: data, model, adapter, resume, train, export, upload. Every rank runs it."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ import torch
 
 from finetune_api.status import EffectiveSettings
 from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, prepare_tokenizer
-from finetune_trainer.errors import BadConfiguration, Interrupted, OutOfMemory
+from finetune_trainer.errors import BadConfiguration, InputMissing, Interrupted, OutOfMemory
+from finetune_trainer.steps import plan_steps, warmup_steps
 from finetune_trainer.tokenizer_source import tokenizer_directory
 from finetune_trainer.train import adapters, checkpoint, checkpoint_folder, export, remote, result
 from finetune_trainer.train import model as models
+from finetune_trainer.train.adapter_steps import adapter_steps
 from finetune_trainer.train.advice import is_out_of_memory, memory_advice, volume_named
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger
 from finetune_trainer.train.distributed import World, choose_precision, device_name, start_world
+from finetune_trainer.train.fresh_model import check_vocabulary
 from finetune_trainer.train.loop import Loop, Parts, Reporting
 from finetune_trainer.train.optimizer import build_optimizer, build_schedule, restore_schedule
 from finetune_trainer.train.progress import Progress
@@ -53,6 +57,7 @@ class Run:
         self.world: World | None = None
         self._precision = "fp32"
         self._identity: dict[str, Any] = {}
+        self.remarks: list[str] = []
 
     def train(self) -> None:
         """The whole of it. Raises TrainerErrors; Interrupted after what was reached is saved."""
@@ -82,8 +87,7 @@ class Run:
         self.stop.at_once = None  # from here on there may be something to save
         if not loop.run():
             raise Interrupted(self._interrupted_text(state))
-        self._restore_best(model, state)
-        self._export(loaded, state)
+        self._export(loaded, self._restore_best(model, state))
 
     # --- loading ----------------------------------------------------------------------------------------------------
 
@@ -118,6 +122,7 @@ class Run:
     def _load_model(self, tokenizer: PreparedTokenizer) -> tuple[Any, bool]:
         """The model with its adapter, and whether its vocabulary grew."""
         settings, world = self.settings, self._world
+        check_vocabulary(settings.model.hyperparameters, len(tokenizer.tokenizer))
         model = models.load_model(
             settings.places.model,
             settings.model,
@@ -133,7 +138,8 @@ class Run:
             if grew:
                 self._save_new_base(model, tokenizer)
             seed_all(seed_for(settings.loop.seed, "adapter"))
-            model = adapters.add_adapter(model, settings.adapter, new_tokens=tokenizer.added_tokens > 0)
+            folder = tokenizer_directory(settings.resolved.spec, settings.places.model, settings.places.work)
+            model = adapters.add_adapter(model, settings.adapter, tokenizer.added_tokens > 0, tokenizer=folder)
             if settings.model.gradient_checkpointing:
                 model.enable_input_require_grads()
         models.trainable_in_fp32(model, settings.model.dtype)
@@ -165,17 +171,21 @@ class Run:
     # --- resuming ---------------------------------------------------------------------------------------------------
 
     def _find_start(self) -> Path | None:
+        start = self._on_main(self._look_for_start)
+        return Path(start) if start is not None else None
+
+    def _on_main(self, decide: Callable[[], Any]) -> Any:
         """Rank 0's decision, or its error, on every rank."""
-        found: tuple[Path | None, Exception | None] = (None, None)
+        found: tuple[Any, Exception | None] = (None, None)
         if self._world.main:
             try:
-                found = (self._look_for_start(), None)
+                found = (decide(), None)
             except Exception as error:
                 found = (None, error)
-        start, problem = self._world.from_main(found)
+        decision, problem = self._world.from_main(found)
         if problem is not None:
             raise problem
-        return Path(start) if start is not None else None
+        return decision
 
     def _look_for_start(self) -> Path | None:
         settings = self.settings
@@ -251,7 +261,8 @@ class Run:
             precision=self._precision,
         )
         reporting = Reporting(self.progress, self._metrics, lambda current: self._save(parts, current), self._stopping)
-        loop = Loop(parts, settings.loop, reporting, state)
+        loop = Loop(parts, settings.loop, reporting, state, plan_steps(settings.resolved, len(parts.train)))
+        parts.adapter_steps = adapter_steps(plain, loop.total_steps)
         parts.schedule = build_schedule(optimizer, settings.optimizer, loop.total_steps)
         if start is not None:
             restore_schedule(parts.schedule, state.step)
@@ -274,6 +285,8 @@ class Run:
             device=device_name(self._world.device),
             trainable_parameters=trained,
             parameters=everything,
+            epochs=round(loop.steps.epochs, 4),
+            warmup_steps=warmup_steps(settings.optimizer.warmup, loop.total_steps),
         )
         self.progress.update(effective=effective, step=loop.state.step, total_steps=loop.total_steps)
         data.report.steps_per_epoch, data.report.total_steps = loop.steps_per_epoch, loop.total_steps
@@ -289,7 +302,7 @@ class Run:
     def _save(self, parts: Parts, state: TrainerState) -> None:
         """Writes a checkpoint on rank 0, while the others wait."""
         if self._world.main:
-            folder, limit = self.settings.places.checkpoints, self.settings.loop.save_total_limit
+            folder = self.settings.places.checkpoints
             path = checkpoint.save_checkpoint(
                 folder,
                 model=parts.plain,
@@ -302,11 +315,18 @@ class Run:
             self._log(f"saved {path.name}")
             if self.uploader is not None:
                 self.uploader.send(path)
-            for step in checkpoint_folder.prune(folder, limit, {state.best_step} if state.best_step else set()):
+            for step in self._prune(folder, state):
                 if self.uploader is not None:
                     self.uploader.remove(step)
             self.progress.update(checkpoints=checkpoint_folder.report_checkpoints(folder)[-50:])
         self._world.barrier()
+
+    def _prune(self, folder: Path, state: TrainerState) -> list[int]:
+        """Retention, after a checkpoint was written; the removed steps."""
+        loop, best = self.settings.loop, {state.best_step} if state.best_step else set()
+        if loop.keep_best is not None:
+            return checkpoint_folder.prune_to_best(folder, loop.keep_best, best)
+        return checkpoint_folder.prune(folder, loop.save_total_limit, best)
 
     def _stopping(self) -> bool:
         return self.stop.requested
@@ -325,15 +345,37 @@ class Run:
 
     # --- the result -------------------------------------------------------------------------------------------------
 
-    def _restore_best(self, model: Any, state: TrainerState) -> None:
+    def _restore_best(self, model: Any, state: TrainerState) -> TrainerState:
+        """Early stopping and load_best_model_at_end: the model of the best evaluation, and where it stands."""
         best = state.best_step
-        if not self.settings.loop.load_best or best is None or best == state.step:
-            return
-        checkpoint.load_weights(model, checkpoint_folder.checkpoint_path(self.settings.places.checkpoints, best))
-        if self._world.main:
-            self.progress.notice(
-                f"load_best_model_at_end: the result is that of step {best} (evaluation loss {state.best_metric:.4f})"
+        if state.stopped_early:
+            self._remark(
+                f"stopped early after step {state.step}: {state.evaluations_without_improvement} evaluations in a row "
+                f"brought no improvement on the evaluation loss {state.best_metric}"
             )
+        if not self.settings.loop.load_best or best is None or best == state.step:
+            return state
+        folder = checkpoint_folder.checkpoint_path(self.settings.places.checkpoints, best)
+        self._on_main(lambda: self._bring(folder, best))
+        checkpoint.load_weights(model, folder)
+        why = "early stopping" if self.settings.loop.patience is not None else "load_best_model_at_end"
+        self._remark(f"{why}: the result is that of step {best} (evaluation loss {state.best_metric:.4f})")
+        return replace(state, step=best, eval_loss=state.best_metric)
+
+    def _bring(self, best: Path, step: int) -> None:
+        """The checkpoint of the best step: on a new volume there is only the newest."""
+        source, folder = self.settings.resolved.spec.checkpoints_remote, self.settings.places.checkpoints
+        if not best.is_dir() and (source is None or remote.fetch_step(source, folder, step) is None):
+            raise InputMissing(
+                f"{best.name}, which had the best evaluation, is neither in {folder} nor in checkpointsRemote; "
+                "without training_args.load_best_model_at_end and early stopping the result is the last one"
+            )
+
+    def _remark(self, text: str) -> None:
+        """What the last report says beside its numbers."""
+        self.remarks.append(text)
+        if self._world.main:
+            self.progress.notice(text)
 
     def _export(self, loaded: Loaded, state: TrainerState) -> None:
         self.progress.update(phase="exporting")
