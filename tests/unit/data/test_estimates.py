@@ -1,12 +1,23 @@
 """Steps and memory, as the download pod foretells them."""
 
 import json
+import math
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from finetune_trainer.memory_estimate import Tensor, estimate_bytes, lora_elements, read_tensors
+from finetune_trainer.memory_estimate import (
+    Largest,
+    Model,
+    Quantised,
+    Tensor,
+    Training,
+    estimate,
+    read_tensors,
+    trained_shapes,
+)
 from finetune_trainer.steps import Steps, count_steps
 
 TENSORS = {
@@ -39,38 +50,86 @@ def test_steps(
     assert count_steps(examples, batch, epochs, max_steps, least) == expected
 
 
+LORA = {"peft_type": "LORA", "peft_kwargs": {"r": 4, "target_modules": ["q_proj"]}}
+ADAPTER = 4 * 16
+
+
+def parts(**training: Any) -> tuple[int, int, int]:
+    found = estimate(Model(TENSORS), Training(**training), None, distributed="auto-single-process")
+    assert found
+    assert found.activations == 0
+    return found.weights, found.gradients, found.optimizer
+
+
 @pytest.mark.parametrize(
-    ("dtype", "optim", "peft", "kwargs", "expected"),
+    ("training", "expected"),
     [
-        ("auto", "adamw_torch", "NO_PEFT", {}, ELEMENTS * 16),  # trained in fp32 though stored in bf16
-        ("bfloat16", "adamw_torch", "NO_PEFT", {}, ELEMENTS * 12),
-        ("auto", "sgd", "NO_PEFT", {}, ELEMENTS * 12),
-        ("auto", "adafactor", "NO_PEFT", {}, ELEMENTS * 9),
-        ("auto", "adamw_torch", "LORA", {"r": 4, "target_modules": ["q_proj"]}, ELEMENTS * 2 + 4 * 16 * 16),
-        ("float32", "adamw_torch", "LORA", {"r": 4, "target_modules": ["q_proj"]}, ELEMENTS * 4 + 4 * 16 * 16),
+        ({}, (ELEMENTS * 4, ELEMENTS * 4, ELEMENTS * 8)),  # trained in fp32 though stored in bf16
+        ({"dtype": "bfloat16"}, (ELEMENTS * 2, ELEMENTS * 2, ELEMENTS * 4)),
+        ({"optim": "sgd"}, (ELEMENTS * 4, ELEMENTS * 4, 0)),
+        ({"optim": "sgd", "optim_args": "momentum=0.9"}, (ELEMENTS * 4, ELEMENTS * 4, ELEMENTS * 4)),
+        ({"optim": "sgd", "optim_args": "momentum=0.0"}, (ELEMENTS * 4, ELEMENTS * 4, 0)),
+        ({"optim": "adafactor"}, (ELEMENTS * 4, ELEMENTS * 4, 4 * (108 + 16 + 32 + 8))),
+        (LORA, (ELEMENTS * 2 + ADAPTER * 4, ADAPTER * 4, ADAPTER * 8)),
+        ({**LORA, "dtype": "float32"}, (ELEMENTS * 4 + ADAPTER * 4, ADAPTER * 4, ADAPTER * 8)),
+        ({**LORA, "on_cpu": True}, (ELEMENTS * 4 + ADAPTER * 4, ADAPTER * 4, ADAPTER * 8)),
+        (
+            {**LORA, "quantised": Quantised(4, 1 / 16)},  # the matrices of the layers, in 4.5 bits
+            (808 * 2 + 256 * 9 // 16 + ADAPTER * 4, ADAPTER * 4, ADAPTER * 8),
+        ),
+        ({"reference": True}, (ELEMENTS * 4 + ELEMENTS * 2, ELEMENTS * 4, ELEMENTS * 8)),
     ],
 )
-def test_memory(dtype: str, optim: str, peft: str, kwargs: dict[str, object], expected: int) -> None:
-    found = estimate_bytes(TENSORS, torch_dtype=dtype, optim=optim, peft_type=peft, peft_kwargs=kwargs)
-    assert found == expected
+def test_memory_by_what_takes_it(training: dict[str, Any], expected: tuple[int, int, int]) -> None:
+    assert parts(**training) == expected
+
+
+@pytest.mark.parametrize(
+    ("distributed", "precision", "expected"),
+    [
+        ("auto-single-process", "bf16", (4.0, 4.0, 8.0)),
+        ("auto-ddp", "bf16", (4.0, 8.0, 8.0)),  # gradients stand in the buckets of the exchange too
+        ("auto-deepspeed-stage1", "bf16", (2.0, 2.0, 3.0)),  # 16-bit weights; fp32 ones and moments over 4 processes
+        ("auto-deepspeed-stage3", "bf16", (0.5, 0.5, 3.0)),
+        ("auto-deepspeed-stage1", "fp32", (4.0, 4.0, 2.0)),
+        ("auto-deepspeed-stage3", "fp32", (1.0, 1.0, 2.0)),
+    ],
+)
+def test_what_each_distributed_type_keeps_whole(
+    distributed: str, precision: str, expected: tuple[float, float, float]
+) -> None:
+    processes = 1 if distributed == "auto-single-process" else 4
+    found = estimate(Model(TENSORS), Training(precision=precision), None, processes=processes, distributed=distributed)
+    assert found
+    assert (found.weights, found.gradients, found.optimizer) == tuple(ELEMENTS * one for one in expected)
 
 
 def test_memory_of_unknown_weights_is_not_guessed() -> None:
-    assert estimate_bytes({}, torch_dtype="auto", optim="sgd", peft_type="NO_PEFT", peft_kwargs={}) is None
+    assert estimate(Model({}), Training(), Largest(1, 10)) is None
 
 
 @pytest.mark.parametrize(
-    ("targets", "expected"),
+    ("kind", "kwargs", "expected"),
     [
-        (["q_proj", "up_proj"], 2 * (16 + 32)),
-        ("all-linear", 2 * (16 + 32)),
-        (r".*\.mlp\..*", 2 * 32),
-        (None, 2 * 16),  # peft's own choice for Llama, of which q_proj is here
-        (["k_proj"], 0),
+        ("LORA", {"r": 2, "target_modules": ["q_proj", "up_proj"]}, 2 * (16 + 32)),
+        ("LORA", {"r": 2, "target_modules": "all-linear"}, 2 * (16 + 32)),
+        ("LORA", {"r": 2, "target_modules": r".*\.mlp\..*"}, 2 * 32),
+        ("LORA", {"r": 2}, 2 * 16),  # peft's own choice for Llama, of which q_proj is here
+        ("LORA", {"r": 2, "target_modules": ["k_proj"]}, 0),
+        ("LORA", {"r": 2, "target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}, 2 * 16 + 800),
+        ("LORA", {"r": 2, "target_modules": ["q_proj", "up_proj"], "rank_pattern": {"q_proj": 3}}, 3 * 16 + 2 * 32),
+        ("LORA", {"r": 2, "target_modules": ["up_proj"], "use_dora": True}, 2 * 32 + 24),
+        ("ADALORA", {"init_r": 2, "target_modules": ["q_proj"]}, 2 * 16 + 2),
+        ("IA3", {"target_modules": ["q_proj", "up_proj"], "feedforward_modules": ["up_proj"]}, 8 + 8),
+        ("PROMPT_TUNING", {"num_virtual_tokens": 3}, 3 * 8),
+        ("PREFIX_TUNING", {"num_virtual_tokens": 3}, 3 * 2 * 8),
+        ("LN_TUNING", {"target_modules": ["norm"]}, 8),
+        ("NO_PEFT", {}, ELEMENTS),
     ],
 )
-def test_lora_size(targets: object, expected: int) -> None:
-    assert lora_elements(TENSORS, {"r": 2, "target_modules": targets}) == expected
+def test_trained_weights(kind: str, kwargs: dict[str, Any], expected: int) -> None:
+    shapes = trained_shapes(Model(TENSORS), Training(peft_type=kind, peft_kwargs=kwargs))
+    assert sum(math.prod(shape) for shape in shapes) == expected
 
 
 def test_headers_are_read_without_the_weights(tmp_path: Path) -> None:
