@@ -13,6 +13,7 @@ from finetune_api.locations import BUCKETS, LocationError, parse_location
 from finetune_api.methods import METHOD_ARGUMENTS
 from finetune_api.peft_kwargs import check_peft_kwargs
 from finetune_api.rules_adapters import check_adapter, check_quantization
+from finetune_api.rules_data import check_pairs, check_text_files
 from finetune_api.rules_evaluation import check_auto, check_evaluation_conf
 from finetune_api.rules_model import check_model_hyperparameters, check_plain_text
 from finetune_api.rules_preference import check_preference
@@ -246,6 +247,8 @@ RULES: tuple[Callable[[Spec], Iterator[Violation]], ...] = (
     check_adapter,
     check_training_args,
     check_preference,
+    check_pairs,
+    check_text_files,
     check_evaluation_conf,
     check_auto,
     check_peft_kwargs,

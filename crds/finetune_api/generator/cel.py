@@ -16,6 +16,7 @@ from finetune_api.overrides import LIFTED_KEYS
 from finetune_api.peft_types import CANNOT_MERGE
 from finetune_api.resolve import MUTABLE_KEYS
 from finetune_api.rules import RESERVED_ENV, SECRET_ENV
+from finetune_api.rules_data import PAIRS_NEEDED, PLAIN_TEXT, SAME_KEY
 from finetune_api.rules_evaluation import EVENT_KEYS, NEED_VALIDATION
 from finetune_api.rules_model import (
     DEFAULT_TEMPLATE,
@@ -41,7 +42,7 @@ def spec_rules(properties: Mapping[str, Any]) -> dict[Path, list[Rule]]:
     rules: dict[Path, list[Rule]] = defaultdict(list)
     _refusals(rules, properties)
     _training_args(rules[("training_args",)], properties["training_args"]["properties"])
-    rules[()].extend([*_between_sections(), *_plain_text(), *_from_scratch()])
+    rules[()].extend([*_between_sections(), *_pairs(), *_plain_text(), *_from_scratch()])
     given = " || ".join(f"has(self.model_hyperparameters.{key})" for key in SIZES)
     rules[("run_conf",)].append(
         Rule(
@@ -264,6 +265,32 @@ def _evaluation_conf() -> list[Rule]:
             )
             for key in ("bf16", "fp16")
         ),
+    ]
+
+
+def _pairs() -> list[Rule]:
+    data = "self.data_conf"
+    source = f"(has({data}.input_key) ? {data}.input_key : 'input')"
+    target = f"(has({data}.output_key) ? {data}.output_key : 'output')"
+    given = f"(has({data}.input_key) || has({data}.output_key))"
+    other = "(has(self.method) && self.method != 'sft')"
+    text = [
+        Rule(
+            f"(has(self.method) && self.method == 'clm') || !has({data}.{name}.datasets) || "
+            f"{data}.{name}.datasets.all(one, !has(one.format) || one.format != 'text')",
+            PLAIN_TEXT,
+            f".data_conf.{name}.datasets",
+        )
+        for name in ("training_data", "validation_data")
+    ]
+    return [
+        Rule(
+            f"{other} || {given} || !has({data}.chat_template_name) || {data}.chat_template_name != 'none'",
+            PAIRS_NEEDED,
+            ".data_conf.chat_template_name",
+        ),
+        Rule(f"{other} || !{given} || {source} != {target}", SAME_KEY, ".data_conf"),
+        *text,
     ]
 
 
