@@ -22,11 +22,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 sys.path.insert(0, str(Path(__file__).parent))  # also when imported, not run
 from make_dialogues import LONGEST, conversations, dialogues
 
 ROWS = 200  # at most, of each file
 CONFIGURATIONS = {"science": ("science", "computers"), "arts": ("literature", "movies")}
+SPLITS = ("train", "validation")
 HELD_OUT = 5  # one sentence in so many is validation data
 
 Row = dict[str, Any]
@@ -88,11 +91,29 @@ def write(out: Path) -> dict[str, int]:
     for name, topics in CONFIGURATIONS.items():
         lines = [{"text": one} for one in sentences(*topics)]
         held_out = lines[::HELD_OUT]
-        rows[f"corpus/{name}/train-00000-of-00001.parquet"] = [line for line in lines if line not in held_out]
-        rows[f"corpus/{name}/validation-00000-of-00001.parquet"] = held_out
+        for split, part in zip(SPLITS, ([line for line in lines if line not in held_out], held_out), strict=True):
+            rows[f"corpus/{data_file(name, split)}"] = part
     for name, part in rows.items():
         write_rows(out / name, part)
+    (out / "corpus" / "README.md").write_text(dataset_card(tuple(CONFIGURATIONS)), encoding="utf-8")
     return {name: len(part) for name, part in rows.items()}
+
+
+def data_file(configuration: str, split: str) -> str:
+    """The name of a file as the Hub's converter gives it."""
+    return f"{configuration}/{split}-00000-of-00001.parquet"
+
+
+def dataset_card(configurations: Iterable[str]) -> str:
+    """The README.md of a dataset, whose first lines say which files are which configuration and split."""
+    configs = [
+        {
+            "config_name": name,
+            "data_files": [{"split": split, "path": data_file(name, split)} for split in SPLITS],
+        }
+        for name in configurations
+    ]
+    return f"---\n{yaml.safe_dump({'configs': configs}, sort_keys=False)}---\n# Sentences of the chatterbot corpus\n"
 
 
 def write_rows(path: Path, rows: list[Row]) -> None:

@@ -1,4 +1,4 @@
-"""Every manifest under examples/: valid, trained for a few steps by the stages that the pods run, and its result loaded.
+"""Every manifest under examples/: valid, trained for a few steps by the stages that pods run, and its result loaded.
 
 The manifests are found, not listed, so that a new one is tested too. What lies in a bucket, in a claim or on the hub
 is given as local files, made once, and each job trains on the same few rows in every step, so that its loss must fall.
@@ -9,6 +9,7 @@ import copy
 import importlib.util
 import math
 import re
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -97,8 +98,8 @@ def adapter(llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def places(data: Path, llama: Path, adapter: Path, make_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """URI in a manifest -> what stands for it here."""
     hub = tmp_path_factory.mktemp("hub") / "wikitext"
-    hub.mkdir()
-    (hub / "wikitext-2-raw-v1").symlink_to(data / "corpus" / "science")
+    shutil.copytree(data / "corpus" / "science", hub / "wikitext-2-raw-v1")
+    (hub / "README.md").write_text(script("make_data").dataset_card(["wikitext-2-raw-v1"]), encoding="utf-8")
     named = {
         "s3://models/tiny-llama": llama,
         "hf://Qwen/Qwen2.5-7B": llama,
@@ -124,7 +125,9 @@ def shortened(spec: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, A
         if isinstance(value, list):
             return [moved(inner) for inner in value]
         if isinstance(value, str) and re.match(r"[a-z0-9]+://", value):
-            assert value in places, f"{value}: add it to the places of {Path(__file__).name}, or make it in make_data.py"
+            assert value in places, (
+                f"{value}: add it to the places of {Path(__file__).name}, or make it in make_data.py"
+            )
             return places[value]
         return value
 
@@ -135,8 +138,9 @@ def shortened(spec: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, A
     spec["data_conf"]["max_examples"] = ROWS
     spec["batchsize_conf"]["total_train_batch_size"] = ROWS
     arguments = spec["training_args"]
-    arguments.pop("warmup_ratio", None)
-    arguments |= {"warmup_steps": 0, "logging_steps": 1, "save_total_limit": 1}
+    arguments |= {"warmup_steps": 0, "logging_steps": 1}
+    if "keep_best" not in spec.get("evaluation_conf", {}):
+        arguments["save_total_limit"] = 1
     if "min_update_steps" in spec.get("overrides", {}):
         spec["overrides"]["min_update_steps"] = STEPS
     else:
