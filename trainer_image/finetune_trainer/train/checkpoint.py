@@ -12,13 +12,17 @@ from typing import Any
 
 import torch
 
+from safetensors.torch import load_file, save_file
+
 from finetune_trainer.train import manifest
+from finetune_trainer.train.adapter_steps import load_training_state, training_state
 from finetune_trainer.train.checkpoint_folder import checkpoint_path
 from finetune_trainer.train.objective import Objective
 
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.pt"
 SCALER_FILE = "scaler.pt"
+ADAPTER_FILE = "adapter_training.safetensors"  # what training an adapter needs and PEFT's own files do not hold
 
 
 @dataclass
@@ -30,8 +34,12 @@ class TrainerState:
     first_loss: float | None = None
     loss: float | None = None
     eval_loss: float | None = None
+    eval_step: int | None = None  # the step after which eval_loss was found
     best_metric: float | None = None
     best_step: int | None = None
+    evaluations_without_improvement: int = 0
+    stopped_early: bool = False
+    found: dict[str, Any] = field(default_factory=dict)  # what overrides.auto found
     resumed_from: list[int] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -47,15 +55,19 @@ class TrainerState:
 def save_weights(model: Any, folder: Path) -> None:
     """Writes the model's weights, or the adapter's alone, as safetensors under Hugging Face's names."""
     if hasattr(model, "peft_config"):
+        was_training = model.training
+        model.eval()  # PEFT computes learned prompts when it saves them, and some have dropout
         model.save_pretrained(str(folder), save_embedding_layers=False)
+        model.train(was_training)
     else:
         model.save_pretrained(str(folder))
 
 
 def load_weights(model: Any, folder: Path) -> None:
     """Puts a checkpoint's weights into a model of the same shape."""
-    from safetensors.torch import load_file
-
+    if (folder / ADAPTER_FILE).is_file():
+        load_training_state(model, load_file(folder / ADAPTER_FILE))
+        return
     if hasattr(model, "peft_config"):
         from peft import set_peft_model_state_dict
 
@@ -96,13 +108,16 @@ def save_checkpoint(
 
     def write(aside: Path) -> None:
         save_weights(model, aside)
+        if more := training_state(model):
+            save_file(more, aside / ADAPTER_FILE)
         torch.save(optimizer.state_dict(), aside / OPTIMIZER_FILE)
         if scaler is not None:
             torch.save(scaler.state_dict(), aside / SCALER_FILE)
         objective.save(aside)
         (aside / STATE_FILE).write_text(state.to_json(), encoding="utf-8")
 
-    manifest.write_folder(target, write, {**facts, "step": state.step, "evalLoss": state.eval_loss})
+    loss = state.eval_loss if state.eval_step == state.step else None
+    manifest.write_folder(target, write, {**facts, "step": state.step, "evalLoss": loss})
     return target
 
 

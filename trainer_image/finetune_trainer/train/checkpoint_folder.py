@@ -1,5 +1,6 @@
 """The folder of checkpoints: names, what is there, what retention removes. The launcher reads it too: no torch here."""
 
+import math
 import re
 import shutil
 from pathlib import Path
@@ -28,22 +29,40 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def prune(folder: Path, limit: int | None, keep: set[int]) -> list[int]:
-    """Removes the oldest checkpoints beyond the limit, never the newest nor those to keep; returns the removed steps.
-
-    Each is renamed first, so that a crash leaves none half removed under its name.
-    """
-    complete = [path for path in list_checkpoints(folder) if manifest.read_facts(path) is not None]
+    """Removes the oldest checkpoints beyond the limit, never the newest nor those to keep; the removed steps."""
+    complete = complete_checkpoints(folder)
     if limit is None or not complete:
         return []
     kept = {step_of(complete[0]), *keep}
-    removed = []
     others = [path for path in complete if step_of(path) not in kept]
-    for path in others[max(0, limit - (len(complete) - len(others))) :]:
-        aside = path.with_name(f"{manifest.ASIDE}old-{path.name}")
-        path.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
-        removed.append(step_of(path) or 0)
-    return removed
+    return [remove(path) for path in others[max(0, limit - (len(complete) - len(others))) :]]
+
+
+def prune_to_best(folder: Path, count: int, keep: set[int]) -> list[int]:
+    """Removes all but the `count` checkpoints with the lowest validation loss, the newest, and those to keep.
+
+    A checkpoint that was not validated (of an interruption) has no rank: it stays only as the newest.
+    """
+    complete = complete_checkpoints(folder)
+    losses = {path: (manifest.read_facts(path) or {}).get("evalLoss") for path in complete}
+    ranked = sorted(
+        (loss, step_of(path) or 0) for path, loss in losses.items() if loss is not None and math.isfinite(loss)
+    )
+    kept = {*(step for _, step in ranked[:count]), *keep, *(step_of(path) for path in complete[:1])}
+    return [remove(path) for path in complete if step_of(path) not in kept]
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints with a manifest, newest first."""
+    return [path for path in list_checkpoints(folder) if manifest.read_facts(path) is not None]
+
+
+def remove(path: Path) -> int:
+    """Removes a checkpoint, renamed first, so that a crash leaves none half removed under its name; its step."""
+    aside = path.with_name(f"{manifest.ASIDE}old-{path.name}")
+    path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+    return step_of(path) or 0
 
 
 def report_checkpoints(folder: Path) -> list[CheckpointReport]:

@@ -16,40 +16,32 @@ import torch
 
 from finetune_api.constants import ExitCode
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.steps import count_steps
+from finetune_trainer.steps import Steps
+from finetune_trainer.train.adapter_steps import AdapterSteps
 from finetune_trainer.train.batches import Examples, MicroBatch, StepPlan, load, plan_epoch
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger, step_line
-from finetune_trainer.train.distributed import World, autocast
 from finetune_trainer.train.evaluate import Evaluation, evaluate
-from finetune_trainer.train.loss import to_device
-from finetune_trainer.train.objective import Objective, Sums
+from finetune_trainer.train.objective import Sums
 from finetune_trainer.train.progress import Progress
 from finetune_trainer.train.sampler import BatchShape
 from finetune_trainer.train.seeding import seed_all, seed_for
 from finetune_trainer.train.settings import LoopSettings
+from finetune_trainer.train.stepper import Stepper
 
 HISTORY = 10_000  # log entries kept in a checkpoint
-BAD_LOSSES = 3  # logged losses in a row that are not numbers before a run in fp16 (which skips such steps) is given up
+BAD_STEPS = 3  # steps in a row without a usable loss before a run in fp16, which skips such steps, is given up
 
 
 @dataclass
-class Parts:
-    """What is trained, on what, by what. `model` may be wrapped for data parallelism; `plain` never is."""
+class Parts(Stepper):
+    """What is trained, on what, by what."""
 
-    model: Any
-    plain: Any
-    objective: Objective
-    optimizer: torch.optim.Optimizer
-    schedule: Any
-    scaler: Any
-    max_grad_norm: float
     train: Examples
     evaluation: Examples | None
     shape: BatchShape
     eval_batch_size: int
-    world: World
-    precision: str
+    schedule: Any = None
 
 
 @dataclass
@@ -65,20 +57,20 @@ class Reporting:
 class Loop:
     """One run over the data, from state.step to the last step or until it is told to stop."""
 
-    def __init__(self, parts: Parts, settings: LoopSettings, reporting: Reporting, state: TrainerState) -> None:
+    def __init__(
+        self, parts: Parts, settings: LoopSettings, reporting: Reporting, state: TrainerState, steps: Steps
+    ) -> None:
         self.parts = parts
         self.settings = settings
         self.reporting = reporting
         self.state = state
-        steps = count_steps(len(parts.train), parts.shape.total, settings.epochs, settings.max_steps)
+        self.steps = steps
         self.steps_per_epoch, self.total_steps = steps.per_epoch, steps.total
         self.saved_step: int | None = state.step or None
-        self.evaluated_step: int | None = None
-        self._parameters = [one for one in parts.plain.parameters() if one.requires_grad]
         self._window = _Window(parts.world.device, parts.objective.metrics)
         self._started = time.monotonic()
         self._first_step = state.step
-        self._bad_losses = 0
+        self._bad_steps = 0
 
     # --- the run ----------------------------------------------------------------------------------------------------
 
@@ -89,11 +81,23 @@ class Loop:
         self._window.restart()
         if self.settings.evaluate_on_start and self.state.step == 0:
             self._evaluate()
+        elif self._evaluation_was_cut_off():
+            self.saved_step = None  # the checkpoint lacks what follows from the evaluation
+            self._evaluate_and_save()
         for plan, batches in self._steps():
+            if self.state.stopped_early:
+                break
             if self._agreed_to_stop() or not self._step(plan, batches):
                 return self._interrupted()
             self._after_step(plan)
         return self._finish()
+
+    def _evaluation_was_cut_off(self) -> bool:
+        """Whether the run was stopped while it evaluated at the step that it resumes from."""
+        return 0 < self.state.step < self.total_steps and self._evaluation_due() and self._unevaluated()
+
+    def _unevaluated(self) -> bool:
+        return self.state.eval_step != self.state.step
 
     def _steps(self) -> Iterator[tuple[StepPlan, Iterator[MicroBatch]]]:
         """The steps that are left, epoch by epoch."""
@@ -115,46 +119,21 @@ class Loop:
         """One optimizer step; False if it was given up between micro-batches, leaving the weights as they were."""
         parts = self.parts
         seed_all(seed_for(self.settings.seed, "step", self.state.step, parts.world.rank))
-        parts.optimizer.zero_grad(set_to_none=True)
-        # Data parallelism averages gradients over processes, but the loss is a sum over all of them.
-        scale = parts.world.size / max(1, plan.weight)
-        loss = torch.zeros((), device=parts.world.device)
-        last = len(plan.micro_rows) - 1
-        for index, batch in enumerate(batches):
-            if index and self._agreed_to_stop():
-                return False
-            with self._no_reduction(index < last):
-                with autocast(parts.world.device, parts.precision):
-                    sums = parts.objective.sums(parts.model, to_device(batch, parts.world.device), training=True)
-                part = sums.loss * scale
-                (parts.scaler.scale(part) if parts.scaler else part).backward()
-            loss += part.detach()
-            self._window.add_metrics(sums)
-            self.reporting.progress.beat()
-        norm = self._update()
-        self._window.add(loss / parts.world.size, norm, plan)
-        return True
-
-    def _no_reduction(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
-        """Gradients are exchanged once a step, with the last micro-batch."""
-        model = self.parts.model
-        return model.no_sync() if wanted and hasattr(model, "no_sync") else contextlib.nullcontext()
-
-    def _update(self) -> torch.Tensor:
-        """Clips, updates the weights, moves the schedule on; the norm of the gradient before clipping."""
-        parts = self.parts
-        if parts.scaler:
-            parts.scaler.unscale_(parts.optimizer)
-        limit = parts.max_grad_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, limit)
-        if parts.scaler:
-            parts.scaler.step(parts.optimizer)
-            parts.scaler.update()
-        else:
-            parts.optimizer.step()
+        loss = parts.gradients(plan, batches, stop=self._agreed_to_stop, done=self._after_batch)
+        if loss is None:
+            return False
+        norm = parts.apply()
+        if parts.adapter_steps is not None:
+            parts.adapter_steps.after_update(self.state.step + 1, norm)
         self._window.learning_rate = parts.optimizer.param_groups[0]["lr"]
         parts.schedule.step()
-        return norm.detach()
+        self._window.add(loss, norm, plan)
+        self._check_step(loss, plan)
+        return True
+
+    def _after_batch(self, sums: Sums) -> None:
+        self._window.add_metrics(sums)
+        self.reporting.progress.beat()
 
     # --- between steps ----------------------------------------------------------------------------------------------
 
@@ -164,24 +143,30 @@ class Loop:
         state.tokens += plan.tokens
         self.parts.objective.after_step(state.step)
         last = state.step == self.total_steps
-        ends_epoch = state.step % self.steps_per_epoch == 0 or last
         self._show_step()
         first = state.step == 1
         if first:
             state.first_loss = self.parts.world.sum([float(self._window.loss)])[0]
             self._check_loss(state.first_loss)
             self.reporting.progress.update(first_loss=state.first_loss, loss=state.first_loss)
-        due = settings.log.due(state.step, self.total_steps, ends_epoch) or (first and settings.log_first_step)
+        due = settings.log.due(state.step, self.steps) or (first and settings.log_first_step)
         if last or (due and settings.log.strategy != "no"):
             self._log(shown=settings.log.strategy != "no")
-        improved = False
-        if settings.evaluate.due(state.step, self.total_steps, ends_epoch) and not self._too_early():
-            improved = self._evaluate()
-        best = settings.save.strategy == "best" and improved
-        if best or settings.save.due(state.step, self.total_steps, ends_epoch):
+        self._evaluate_and_save()
+
+    def _evaluate_and_save(self) -> None:
+        """What is due after the step that was done."""
+        state, settings = self.state, self.settings
+        improved = self._evaluation_due() and self._evaluate()
+        # Early stopping ends with the best evaluation's weights: they must be kept when they are seen.
+        best = improved and (settings.save.strategy == "best" or settings.patience is not None)
+        if best or settings.save.due(state.step, self.steps):
             if improved:
                 state.best_step = state.step
             self._save()
+
+    def _evaluation_due(self) -> bool:
+        return self.settings.evaluate.due(self.state.step, self.steps) and not self._too_early()
 
     def _too_early(self) -> bool:
         """Whether evaluation is still delayed: by steps or epochs, as the strategy counts."""
@@ -228,12 +213,30 @@ class Loop:
 
     def _check_loss(self, loss: float) -> None:
         """Gives up when the loss is no number: weights are lost, and further checkpoints would replace good ones."""
-        self._bad_losses = 0 if math.isfinite(loss) else self._bad_losses + 1
-        if self._bad_losses >= (BAD_LOSSES if self.parts.precision == "fp16" else 1):
-            cure = "lower training_args.learning_rate, raise warmup_steps, or check the data"
-            if self.parts.precision == "fp16":
-                cure = "use bf16 where the GPU has it, or " + cure
-            raise _Diverged(f"the training loss is {loss} at step {self.state.step}: {cure}")
+        if self.parts.precision != "fp16" and not math.isfinite(loss):
+            raise Diverged(
+                f"the training loss is {loss} at step {self.state.step}: lower training_args.learning_rate, raise "
+                "warmup_steps, or check the data"
+            )
+
+    def _check_step(self, share: torch.Tensor, plan: StepPlan) -> None:
+        """In fp16, looks at every raw loss: numbers beyond 65504 make it infinite or none, too small ones exactly 0.
+
+        Such steps are skipped; a few in a row mean that none will pass any more.
+        """
+        if self.parts.precision != "fp16":
+            return
+        (loss,) = self.parts.world.sum([float(share)])
+        vanished = loss == 0 and plan.weight > 0 and self.parts.objective.perplexity
+        self._bad_steps = self._bad_steps + 1 if vanished or not math.isfinite(loss) else 0
+        if self._bad_steps >= BAD_STEPS:
+            step = self.state.step + 1
+            raise Overflowed(
+                f"the training loss was {loss} in the {BAD_STEPS} steps up to step {step}, beyond what fp16 can hold: "
+                "use training_args.bf16 where the GPU has it, or fp32 (neither key, and torch_dtype: float32); "
+                "overrides.auto: [precision] chooses by itself and goes over to fp32",
+                good_until=step - BAD_STEPS,
+            )
 
     def _evaluate(self) -> bool:
         """Evaluates and reports; whether the metric is the best so far."""
@@ -255,17 +258,33 @@ class Loop:
         if found is None:
             return False
         self._report_evaluation(found)
-        better = state.best_metric is None or (
-            found.loss > state.best_metric if self.settings.metric_greater_is_better else found.loss < state.best_metric
+        return state.step > 0 and self._judge(found.loss)
+
+    def _judge(self, loss: float) -> bool:
+        """Whether this evaluation is the best so far; ends the run when too many brought no improvement.
+
+        As transformers' EarlyStoppingCallback counts: the best so far moves with every improvement, however small, but
+        only one by more than the threshold starts the count anew.
+        """
+        state, settings = self.state, self.settings
+        best = state.best_metric
+        better = math.isfinite(loss) and (
+            best is None or (loss > best if settings.metric_greater_is_better else loss < best)
         )
+        if better and (best is None or abs(loss - best) > settings.least_improvement):
+            state.evaluations_without_improvement = 0
+        else:
+            state.evaluations_without_improvement += 1
         if better:
-            state.best_metric = found.loss
+            state.best_metric = loss
+        if settings.patience is not None and state.evaluations_without_improvement >= settings.patience:
+            state.stopped_early = state.step < self.total_steps
         return better
 
     def _report_evaluation(self, found: Evaluation) -> None:
         state = self.state
         state.eval_loss = found.loss
-        self.evaluated_step = state.step
+        state.eval_step = state.step
         numbers = {**found.numbers(), "epoch": round(self._epoch(), 4)}
         self._remember(numbers)
         self.reporting.metrics(numbers, state.step)
@@ -295,21 +314,27 @@ class Loop:
 
     def _finish(self) -> bool:
         """The last evaluation and checkpoint, unless made already; False if told to stop."""
-        improved = False
-        if self.evaluated_step != self.state.step:
-            improved = self._evaluate()
-        if self.settings.save.strategy in ("steps", "epoch"):
+        improved = self._unevaluated() and self._evaluate()
+        if self.settings.save.strategy not in ("no", "best") or (improved and self.settings.patience is not None):
             if improved and self.settings.load_best:
                 self.state.best_step = self.state.step
             self._save()
         return not self._agreed_to_stop()
 
 
-class _Diverged(TrainerError):
+class Diverged(TrainerError):
     """The loss is no number any more; the same settings would end alike."""
 
     reason = "LossNotFinite"
     exit_code = ExitCode.BAD_CONFIG
+
+
+class Overflowed(Diverged):
+    """fp16 cannot hold this model's numbers. good_until: the last step whose loss was a usable number."""
+
+    def __init__(self, message: str, good_until: int) -> None:
+        super().__init__(message)
+        self.good_until = good_until
 
 
 class _Window:

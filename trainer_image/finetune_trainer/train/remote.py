@@ -93,21 +93,35 @@ def fetch_newest(remote: str, folder: Path, job_uid: str | None = None) -> Path 
     if job_uid is not None:
         steps = [step for step in steps if _owner(remote, f"checkpoint-{step}", folder) == job_uid]
     for step in steps:
-        target = checkpoint_path(folder, step)
-        aside = folder / f"{manifest.ASIDE}remote-{target.name}"
-        shutil.rmtree(aside, ignore_errors=True)
-        download_tree(f"{remote.rstrip('/')}/{target.name}", aside)
-        problem = manifest.fault(aside)
-        if problem is None:
-            if target.exists():
-                shutil.rmtree(target)  # an incomplete one: a complete one would have been taken before
-            aside.rename(target)
-            manifest.sync_folder(folder)
-            return target
-        shutil.rmtree(aside, ignore_errors=True)
+        if (found := _fetch(remote, folder, step)) is not None:
+            return found
     if steps:
         raise Unavailable(f"the checkpoints in {remote} are all incomplete or damaged")
     return None
+
+
+def fetch_step(remote: str, folder: Path, step: int) -> Path | None:
+    """Brings the checkpoint of one step; None if it is not there, or damaged. Raises TrainerErrors."""
+    name = checkpoint_path(folder, step).name
+    if f"{name}/{COMPLETION_MARKER}" not in list_tree(remote):
+        return None
+    return _fetch(remote, folder, step)
+
+
+def _fetch(remote: str, folder: Path, step: int) -> Path | None:
+    """Brings a checkpoint into the folder of checkpoints, whole or not at all; None if it is damaged."""
+    target = checkpoint_path(folder, step)
+    aside = folder / f"{manifest.ASIDE}remote-{target.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    download_tree(f"{remote.rstrip('/')}/{target.name}", aside)
+    if manifest.fault(aside) is not None:
+        shutil.rmtree(aside, ignore_errors=True)
+        return None
+    if target.exists():
+        shutil.rmtree(target)  # an incomplete one: a complete one would have been taken before
+    aside.rename(target)
+    manifest.sync_folder(folder)
+    return target
 
 
 def _owner(remote: str, name: str, folder: Path) -> str | None:

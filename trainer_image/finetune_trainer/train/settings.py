@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api import constants
+from finetune_api.evaluation_conf import EvaluationConfig
 from finetune_api.job_config import JobConfig
 from finetune_api.locations import parse_location
 from finetune_api.peft_conf import GenericPeftConfig
+from finetune_api.quant_conf import BnBQuantizationConfig
 from finetune_api.resolve import ResolvedSpec, resolve
 from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer import timetable
+from finetune_trainer.adapter_source import adapter_directory
 from finetune_trainer.errors import BadConfiguration, InputMissing
+from finetune_trainer.timetable import Events, Rhythm
 from finetune_trainer.train.fresh_model import Hyperparameters, read_hyperparameters
 
 
@@ -28,7 +33,8 @@ class Places:
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Optimizer and learning-rate schedule. learning_rate is the peak, after multiplier and batch scaling."""
+    """Optimizer and learning-rate schedule. learning_rate is the peak, after multiplier and batch scaling; no number
+    until it is found, with overrides.auto."""
 
     name: str
     learning_rate: float
@@ -44,40 +50,23 @@ class OptimizerSettings:
 
 
 @dataclass(frozen=True)
-class Rhythm:
-    """When something happens: never, every so many steps (a share of all steps when below 1), or every epoch."""
-
-    strategy: str
-    every: float = 0
-
-    def steps(self, total_steps: int) -> int:
-        """The period in steps."""
-        return max(1, math.ceil(round(total_steps * self.every, 6))) if self.every < 1 else int(self.every)
-
-    def due(self, step: int, total_steps: int, ends_epoch: bool) -> bool:
-        """Whether it is due after this step (counted from 1)."""
-        if self.strategy == "epoch":
-            return ends_epoch
-        return self.strategy == "steps" and step % self.steps(total_steps) == 0
-
-
-@dataclass(frozen=True)
 class LoopSettings:
     """The training loop's own settings."""
 
     seed: int
     data_seed: int
     sampling: str
-    epochs: float
-    max_steps: int
     label_smoothing: float
     log: Rhythm
     log_first_step: bool
-    evaluate: Rhythm
+    evaluate: Rhythm | Events
     evaluate_on_start: bool
     evaluate_after: float  # steps or epochs, by the strategy
-    save: Rhythm
+    save: Rhythm | Events
     save_total_limit: int | None
+    keep_best: int | None
+    patience: int | None  # evaluations without improvement before the run ends
+    least_improvement: float
     load_best: bool
     metric_greater_is_better: bool
     loader: dict[str, Any]
@@ -96,14 +85,16 @@ class ModelSettings:
     gradient_checkpointing_kwargs: dict[str, Any]
     loading: dict[str, Any]  # further arguments of from_pretrained
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    quantization: dict[str, Any] | None = None  # arguments of transformers.BitsAndBytesConfig
 
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """The adapter to train: a new one of `kind`, or none (NO_PEFT)."""
+    """The adapter to train: a new one of `kind`, the one in the folder `source`, or none (NO_PEFT)."""
 
     kind: str
     kwargs: dict[str, Any]
+    source: Path | None = None
 
     @property
     def used(self) -> bool:
@@ -122,6 +113,7 @@ class Settings:
     model: ModelSettings
     adapter: AdapterSettings
     precision: str  # auto, fp32, bf16 or fp16
+    auto: frozenset[str]  # what the trainer finds itself: learning_rate, per_device_batch
     use_cpu: bool
     tf32: bool | None
     full_determinism: bool
@@ -136,7 +128,7 @@ class Settings:
     def arguments(self) -> dict[str, Any]:
         """What was trained with, for training_args.json beside the result."""
         spec = self.resolved.spec.to_dict()
-        names = ("method", "peft_conf", "batchsize_conf", "sft_args", "clm_args", "overrides")
+        names = ("method", "peft_conf", "batchsize_conf", "sft_args", "dpo_args", "clm_args", "overrides")
         sections = {name: spec.get(name) for name in names}
         return {**sections, "training_args": self.resolved.training_args, "basemodel": spec["basemodel"]}
 
@@ -178,6 +170,7 @@ def work_dir() -> Path:
 def read_settings(job: JobConfig, resolved: ResolvedSpec) -> Settings:
     """Configuration and environment as plain values."""
     spec, args = resolved.spec, resolved.training_args
+    auto = frozenset((spec.overrides.auto if spec.overrides else None) or ())
     remote = spec.checkpoints_remote
     if spec.debug and spec.debug.skip_checkpoint_upload:
         remote = None
@@ -185,11 +178,12 @@ def read_settings(job: JobConfig, resolved: ResolvedSpec) -> Settings:
         job=job,
         resolved=resolved,
         places=_places(spec),
-        loop=_loop(args),
+        loop=_loop(resolved),
         optimizer=_optimizer(args),
         model=_model(spec, args),
         adapter=_adapter(spec),
-        precision=_precision(spec, args),
+        precision=_precision(spec, args, auto),
+        auto=auto,
         use_cpu=resolved.on_cpu or bool(args["use_cpu"]),
         tf32=args["tf32"],
         full_determinism=bool(args["full_determinism"]),
@@ -214,8 +208,10 @@ def _places(spec: FineTuneJobSpec) -> Places:
     )
 
 
-def _precision(spec: FineTuneJobSpec, args: dict[str, Any]) -> str:
-    """auto leaves the choice to the device; torch_dtype float32 asks for fp32 throughout."""
+def _precision(spec: FineTuneJobSpec, args: dict[str, Any], auto: frozenset[str]) -> str:
+    """auto leaves the choice to the device; torch_dtype float32 alone asks for fp32 throughout."""
+    if "precision" in auto:
+        return "auto"
     if args["bf16"]:
         return "bf16"
     if args["fp16"]:
@@ -223,24 +219,25 @@ def _precision(spec: FineTuneJobSpec, args: dict[str, Any]) -> str:
     return "fp32" if spec.run_conf.model_args.torch_dtype == "float32" else "auto"
 
 
-def _loop(args: dict[str, Any]) -> LoopSettings:
-    save = args["save_strategy"]
-    evaluate = Rhythm(args["eval_strategy"], args["eval_steps"] or 0)
+def _loop(resolved: ResolvedSpec) -> LoopSettings:
+    args, watched = resolved.training_args, resolved.spec.evaluation_conf or EvaluationConfig()
+    patience = watched.early_stopping_patience
     return LoopSettings(
         seed=args["seed"],
         data_seed=args["data_seed"],
         sampling=args["train_sampling_strategy"],
-        epochs=float(args["num_train_epochs"]),
-        max_steps=args["max_steps"],
         label_smoothing=args["label_smoothing_factor"],
         log=Rhythm(args["logging_strategy"], args["logging_steps"]),
         log_first_step=args["logging_first_step"],
-        evaluate=evaluate,
+        evaluate=timetable.evaluations(resolved),
         evaluate_on_start=args["eval_on_start"],
         evaluate_after=args["eval_delay"] or 0,
-        save=Rhythm(save, args["save_steps"]),
+        save=timetable.checkpoints(resolved),
         save_total_limit=args["save_total_limit"],
-        load_best=args["load_best_model_at_end"],
+        keep_best=watched.keep_best,
+        patience=patience,
+        least_improvement=watched.early_stopping_threshold,
+        load_best=args["load_best_model_at_end"] or patience is not None,
         metric_greater_is_better=bool(args["greater_is_better"]),
         loader={
             "num_workers": args["dataloader_num_workers"],
@@ -254,7 +251,7 @@ def _loop(args: dict[str, Any]) -> LoopSettings:
 def _optimizer(args: dict[str, Any]) -> OptimizerSettings:
     return OptimizerSettings(
         name=args["optim"],
-        learning_rate=args["learning_rate"],
+        learning_rate=math.nan if args["learning_rate"] is None else args["learning_rate"],
         weight_decay=args["weight_decay"],
         beta1=args["adam_beta1"],
         beta2=args["adam_beta2"],
@@ -298,12 +295,21 @@ def _model(spec: FineTuneJobSpec, args: dict[str, Any]) -> ModelSettings:
         gradient_checkpointing_kwargs=dict(args["gradient_checkpointing_kwargs"] or {"use_reentrant": False}),
         loading=loading,
         hyperparameters=read_hyperparameters(spec, args["seed"]),
+        quantization=_quantization(spec),
     )
+
+
+def _quantization(spec: FineTuneJobSpec) -> dict[str, Any] | None:
+    given = spec.quant_conf
+    if not isinstance(given, BnBQuantizationConfig):
+        return None
+    return {name: value for name, value in given.model_dump(exclude={"quantization_type"}).items() if value is not None}
 
 
 def _adapter(spec: FineTuneJobSpec) -> AdapterSettings:
     given = spec.peft_conf
-    return AdapterSettings(given.peft_type, dict(given.peft_kwargs) if isinstance(given, GenericPeftConfig) else {})
+    kwargs = dict(given.peft_kwargs) if isinstance(given, GenericPeftConfig) else {}
+    return AdapterSettings(given.peft_type, kwargs, adapter_directory(spec, work_dir()))
 
 
 # What must be the same for a checkpoint to be continued: with any other value the result would be neither one run nor
@@ -321,6 +327,7 @@ def _identity(resolved: ResolvedSpec) -> dict[str, Any]:
         "quant_conf": spec.get("quant_conf"),
         "data_conf": spec["data_conf"],
         "sft_args": spec.get("sft_args"),
+        "dpo_args": spec.get("dpo_args"),
         "clm_args": spec.get("clm_args"),
         "batchsize_conf.total_train_batch_size": resolved.total_batch,
         "training_args.seed": args["seed"],
