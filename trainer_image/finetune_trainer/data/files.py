@@ -15,7 +15,8 @@ from typing import Any
 
 from finetune_trainer.errors import BadData, InputMissing
 
-LISTED_BAD_LINES = 10
+LISTED_BAD_LINES = 10  # in an error message
+KEPT_BAD_LINES = 100_000  # for who wants to see them all, within some 20 MB
 PARQUET_ROWS = 1000  # rows read at once
 TEXT_KEY = "text"  # where a record of a text file holds its line
 _ENDINGS = {".csv": "csv", ".parquet": "parquet", ".txt": "text"}  # any other ending: jsonl
@@ -42,25 +43,50 @@ class Record:
     fields: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class BadLine:
+    """What is wrong with one line of a file, or with the file."""
+
+    file: str
+    line: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}" if self.line else f"{self.file}: {self.reason}"
+
+
 @dataclass
 class BadLines:
-    """What is wrong with the data so far: the first few lines in words, all of them counted."""
+    """What is wrong with the data so far: all bad lines counted, and the first KEPT_BAD_LINES of them."""
 
     count: int = 0
-    listed: list[str] = field(default_factory=list)
+    lines: list[BadLine] = field(default_factory=list)
+
+    @property
+    def listed(self) -> list[str]:
+        """The first few in words."""
+        return [str(line) for line in self.lines[:LISTED_BAD_LINES]]
 
     def add(self, file: str, line: int | None, reason: str) -> None:
         self.count += 1
-        if len(self.listed) < LISTED_BAD_LINES:
-            self.listed.append(f"{file}:{line}: {reason}" if line else f"{file}: {reason}")
+        if len(self.lines) < KEPT_BAD_LINES:
+            self.lines.append(BadLine(file, line, reason))
 
     def raise_if_any(self) -> None:
-        """Raises BadData with the total and the first lines."""
-        if not self.count:
-            return
-        more = f"\n… and {self.count - len(self.listed)} more" if self.count > len(self.listed) else ""
-        noun = "line" if self.count == 1 else "lines"
-        raise BadData(f"{self.count} bad {noun} in the data:\n" + "\n".join(self.listed) + more)
+        """Raises BadRows with the total and the first lines."""
+        if self.count:
+            raise BadRows(self)
+
+
+class BadRows(BadData):
+    """There are bad lines; `bad` has more of them than the message lists."""
+
+    def __init__(self, bad: BadLines) -> None:
+        listed = bad.listed
+        more = f"\n… and {bad.count - len(listed)} more" if bad.count > len(listed) else ""
+        noun = "line" if bad.count == 1 else "lines"
+        super().__init__(f"{bad.count} bad {noun} in the data:\n" + "\n".join(listed) + more)
+        self.bad = bad
 
 
 class RowError(ValueError):
