@@ -1,11 +1,13 @@
 """PRECOMPUTE_WEIGHTED_MIX and AUTO_SPLIT: nothing lost, nothing in both, the same for the same seed."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_trainer.data import mixing
 from finetune_trainer.data.mixing import interleave
 from finetune_trainer.data.splitting import auto_split
 from finetune_trainer.errors import BadConfiguration, BadData
@@ -20,6 +22,47 @@ def test_equal_weights_take_turns_until_the_longest_is_used_up() -> None:
 def test_a_weight_of_zero_leaves_a_dataset_out() -> None:
     assert interleave([2, 5, 1], [1.0, 0.0, 1.0], seed=7) == [(0, 0), (2, 0), (0, 1), (2, 0)]
     assert {number for number, _ in interleave([4, 0], [0.3, 0.0], seed=7)} == {0}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "weights", "seed", "order"),
+    [
+        ([3, 2], [0.5, 0.5], 1, "a0 b0 b1 a1 a2"),
+        ([3, 2], [0.5, 0.5], 2, "b0 b1 a0 a1 b0 b1 b0 a2"),
+        ([3, 2], [1.5, 0.5], 1, "a0 b0 b1 a1 a2"),
+        ([3, 2], [3.0, 1.0], 1, "a0 b0 b1 a1 a2"),
+        ([2, 4, 1], [2.0, 1.0, 1.0], 19851243, "a0 c0 a1 b0 a0 c0 a1 a0 a1 a0 b1 a1 a0 b2 b3"),
+        ([2, 9, 1], [1.0, 0.0, 2.0], 19851243, "c0 c0 a0 c0 a1"),
+        ([2, 3, 1], [1.0, 1.0, 1.0], 5, "a0 b0 c0 a1 b1 c0 a0 b2 c0"),
+        ([2, 3, 9], [1.0, 1.0, 0.0], 5, "a0 b0 a1 b1 a0 b2"),
+    ],
+)
+def test_the_order_is_pinned(sizes: list[int], weights: list[float], seed: int, order: str) -> None:
+    """Old jobs must draw the same rows with a new version, on every machine and at any number of processes."""
+    assert " ".join(f"{'abc'[number]}{row}" for number, row in interleave(sizes, weights, seed)) == order
+
+
+@pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0], [0.7, 0.2, 1.3], [5.0, 1.0, 1.0]])
+def test_as_the_datasets_library_mixes_with_the_same_draws(
+    weights: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """interleave_datasets with stopping_strategy all_exhausted; only the random generator is another."""
+    import numpy
+    from datasets import Dataset, interleave_datasets
+
+    sizes = [7, 2, 11]
+    parts = [Dataset.from_list([{"id": [part, row]} for row in range(size)]) for part, size in enumerate(sizes)]
+    equal = set(weights) == {1.0}
+    shares = None if equal else [weight / sum(weights) for weight in weights]
+    mixed = interleave_datasets(parts, probabilities=shares, seed=3, stopping_strategy="all_exhausted")
+
+    def draws(given: list[float], seed: int) -> Iterator[int]:
+        generator = numpy.random.default_rng(seed)
+        while True:
+            yield from (int(place) for place in generator.choice(len(given), size=1000, p=shares))
+
+    monkeypatch.setattr(mixing, "_places", draws)
+    assert [list(place) for place in interleave(sizes, weights, seed=3)] == mixed["id"]
 
 
 @pytest.mark.parametrize(
