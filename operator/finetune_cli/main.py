@@ -16,6 +16,8 @@ from finetune_cli.errors import EXIT_CANCELLED, EXIT_USAGE, CliError
 
 COMMANDS = {
     "validate": "check manifests; every problem with file, line and a suggestion",
+    "convert": "turn another system's configuration into a manifest, with a note for every key",
+    "explain": "what a key means: type, default, origin, where it acts",
     "render": "print the Kubernetes objects that a manifest becomes",
     "run": "train from a manifest on this machine, without a cluster",
     "watch": "follow a job in the cluster until it ends",

@@ -1,0 +1,4 @@
+gpu_config = {
+    "gpus": 4,
+    "nodes": 1,
+}
