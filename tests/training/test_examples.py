@@ -11,17 +11,21 @@ import math
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from finetune_api.generator.crd import spec_schema
 from finetune_api.job_config import JobConfig
 from finetune_api.manifest import load_manifests
 from finetune_api.resolve import resolve
 from finetune_api.spec import FineTuneJobSpec
+from finetune_api.support import REFUSALS
+from finetune_api.training_args import SUPPORTED
 from finetune_api.validation import validate_manifest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -233,3 +237,69 @@ def test_data_is_the_same_each_time(data: Path, tmp_path: Path) -> None:
     assert min(counts.values()) >= 10
     for name in counts:
         assert (tmp_path / name).read_bytes() == (data / name).read_bytes()
+
+
+def test_every_key_is_in_every_key() -> None:
+    """The comments uncommented, every key of spec that is not refused has its line."""
+    text = (EXAMPLES / "every-key.yaml").read_text(encoding="utf-8")
+    uncommented = re.sub(r"^( *)# (( *)(- )?([a-zA-Z]\w*:|\{))", r"\1\2", text, flags=re.MULTILINE)
+    (manifest,) = load_manifests(uncommented)
+    assert manifest.duplicates == []
+    assert sorted(set(_keys(spec_schema())) - set(_given(manifest.spec))) == []
+
+
+REFUSED = {".".join(refusal.path) for refusal in REFUSALS} | {"memory_args"}
+KUBERNETES_OWN = ("env", "affinity", "tolerations", "imagePullSecrets")  # documented there
+
+
+def _keys(schema: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Dotted paths of all keys; of training_args those that the trainer acts upon."""
+    for key, inner in schema["properties"].items():
+        here = f"{path}.{key}" if path else key
+        if here in REFUSED or (path == "training_args" and key not in SUPPORTED):
+            continue
+        yield here
+        element = inner.get("items", inner)
+        if "properties" in element and key not in KUBERNETES_OWN:
+            yield from _keys(element, here)
+
+
+def _given(value: Any, path: str = "") -> Iterator[str]:
+    if path:
+        yield path
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _given(inner, f"{path}.{key}" if path else key)
+    for inner in value if isinstance(value, list) else ():
+        yield from _given(inner, path)
+
+
+def test_every_key_shows_defaults_unless_it_says_so() -> None:
+    """Without the key the job is the same, or the line says `default: …` or (required), or a key needs it."""
+    (manifest,) = load_manifests((EXAMPLES / "every-key.yaml").read_text(encoding="utf-8"))
+    lines = (EXAMPLES / "every-key.yaml").read_text(encoding="utf-8").splitlines()
+
+    def resolved(spec: dict[str, Any]) -> Any:
+        found = resolve(FineTuneJobSpec.model_validate(spec))
+        return {**found.spec.to_dict(), "training_args": found.training_args}
+
+    whole, other = resolved(manifest.spec), []
+    for path in manifest.keys:
+        line = lines[manifest.keys[path].line - 1]
+        if len(path) < 3 or path[0] != "spec" or isinstance(path[-1], int) or "default:" in line or "(required" in line:
+            continue
+        spec = copy.deepcopy(manifest.spec)
+        section: Any = spec
+        for step in path[1:-1]:
+            section = section[step]
+        if isinstance(section.pop(path[-1]), dict | list) or {"labels", "annotations", "env", "peft_kwargs"} & set(
+            path
+        ):
+            continue
+        try:
+            same = resolved(spec) == whole
+        except ValidationError:
+            same = True  # it has no default: another key asks for it
+        if not same:
+            other.append(".".join(map(str, path[1:])))
+    assert other == []
