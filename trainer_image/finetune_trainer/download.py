@@ -2,10 +2,12 @@
 found.
 
 Runs as `python -m finetune_trainer.download`, and in process for `finetune run` (main). Never imports torch, so that
-it is done in seconds. The termination message holds the account: rows, tokens, steps, effective settings, a memory
-estimate; the exit code says what a failure means (docs/contracts.md).
+it is done in seconds, unless the model itself shall be changed (fresh_model.py). The termination message holds the
+account: rows, tokens, steps, effective settings, a memory estimate; the exit code says what a failure means
+(docs/contracts.md).
 """
 
+import json
 import logging
 import os
 import signal
@@ -17,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from finetune_api import constants
 from finetune_api.job_config import JobConfig
@@ -25,16 +28,18 @@ from finetune_api.report import TerminationReport
 from finetune_api.resolve import ResolvedSpec, resolve
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.adapter_source import adapter_directory, check_adapter, fetch_adapter
-from finetune_trainer.data import load_training_data, prepare_tokenizer
+from finetune_trainer.data import load_training_data, padded_length, prepare_tokenizer
 from finetune_trainer.data.preparing import backend_of
 from finetune_trainer.data.sources import datasets_of
 from finetune_trainer.data_files import fetch_data
 from finetune_trainer.errors import BadConfiguration, InputMissing, Interrupted, describe
-from finetune_trainer.memory_estimate import Model, read_tensors
-from finetune_trainer.model_cache import ModelSource, check_model, fetch_model, human
+from finetune_trainer.memory_estimate import Model, Tensor, read_sizes, read_tensors
+from finetune_trainer.model_cache import ModelSource, check_model, fetch_model, human, is_cached
+from finetune_trainer.model_outline import fetch_outline
 from finetune_trainer.planning import Plan, make_plan, read_model
+from finetune_trainer.positions import check_positions
 from finetune_trainer.tokenizer_source import fetch_tokenizer, load_for_counting, tokenizer_directory
-from finetune_trainer.train.fresh_model import check_early
+from finetune_trainer.train.fresh_model import check_early, weight_shapes
 from finetune_trainer.transfer import use_endpoint
 
 log = logging.getLogger("finetune.download")
@@ -89,14 +94,22 @@ def read_config() -> JobConfig:
 def download(config: JobConfig, places: Places) -> TerminationReport:
     """Everything the pod does, as plain steps. Raises TrainerErrors."""
     resolved = resolve(config.parsed_spec())
-    spec = resolved.spec
+    model_dir, notices = bring_inputs(resolved.spec, places)
+    return _account(config, resolved, places, model_dir, notices)
+
+
+def bring_inputs(spec: FineTuneJobSpec, places: Places, *, outline: bool = False) -> tuple[Path, list[str]]:
+    """Model, tokenizer, adapter and data, each to its place; the model's directory, and notices about it.
+
+    outline: the model without its weights (model_outline.py), enough for a plan.
+    """
     use_endpoint(spec.bucket_storage_host)
     credentials = credentials_of(spec)
-    model_dir, notices = bring_model(spec, places, credentials)
+    model_dir, notices = bring_model(spec, places, credentials, outline=outline)
     fetch_tokenizer(spec, places.work, credentials)
     fetch_adapter(spec, places.work, credentials)
     fetch_data(datasets_of(spec), places.work, credentials)
-    return _account(config, resolved, places, model_dir, notices)
+    return model_dir, notices
 
 
 def credentials_of(spec: FineTuneJobSpec) -> dict[str, str]:
@@ -109,7 +122,9 @@ def credentials_of(spec: FineTuneJobSpec) -> dict[str, str]:
     return found
 
 
-def bring_model(spec: FineTuneJobSpec, places: Places, credentials: dict[str, str]) -> tuple[Path, list[str]]:
+def bring_model(
+    spec: FineTuneJobSpec, places: Places, credentials: dict[str, str], *, outline: bool = False
+) -> tuple[Path, list[str]]:
     """The directory of the base model, downloaded into the cache if it is remote, and notices about it."""
     location = parse_location(spec.basemodel)
     own_tokenizer, weights = spec.run_conf.tokenizer is None, not spec.run_conf.from_scratch
@@ -124,8 +139,12 @@ def bring_model(spec: FineTuneJobSpec, places: Places, credentials: dict[str, st
         exclude=spec.hf_download_exclude_glob,
         credentials=credentials.get(location.scheme),
     )
+    key = model_key(spec)
+    if outline and not is_cached(places.cache / key):
+        target = places.cache / f"{key}.outline"
+        return fetch_outline(source, target, needs_tokenizer=own_tokenizer, needs_weights=weights), []
     log.info("model: %s", location.uri)
-    model = fetch_model(source, places.cache, model_key(spec), needs_tokenizer=own_tokenizer, needs_weights=weights)
+    model = fetch_model(source, places.cache, key, needs_tokenizer=own_tokenizer, needs_weights=weights)
     total = human(sum(model.files.values()))
     log.info("model: %d files, %s%s", len(model.files), total, "" if model.fetched else ", in the cache already")
     return model.path, list(model.notices)
@@ -177,12 +196,15 @@ def examine(
     spec, folder = resolved.spec, _model_folder(model_dir, resolved.spec)
     tokenizer = load_for_counting(tokenizer_directory(spec, model_dir, places.work))
     prepared = prepare_tokenizer(config, tokenizer)
-    check_early(spec, folder, backend_of(tokenizer).get_vocab_size(with_added_tokens=True))
+    changed = check_early(spec, folder, backend_of(tokenizer).get_vocab_size(with_added_tokens=True))
     model = read_model(folder)
     check_adapter(spec, prepared.added_tokens, model.tensors, places.work)
     data = load_training_data(config, tokenizer, places.work)
-    if spec.run_conf.from_scratch:
-        model = Model({})  # its sizes are not those of the files
+    if changed is not None and spec.run_conf.from_scratch:  # its sizes are not those of the files
+        model = _model_from_scratch(changed)
+    fields = json.loads((folder / "config.json").read_text(encoding="utf-8")) if changed is None else changed.to_dict()
+    longest = max(data.report.longest or 0, padded_length(spec) or 0)
+    notices = [*data.notices, *check_positions(fields, longest, spec.method)]
     adapter = adapter_directory(spec, places.work)
     plan = make_plan(
         resolved,
@@ -191,7 +213,12 @@ def examine(
         adapter=read_tensors(adapter) if adapter else None,
         tokens_per_second=tokens_per_second,
     )
-    return plan, list(data.notices)
+    return plan, notices
+
+
+def _model_from_scratch(config: Any) -> Model:
+    tensors = {name: Tensor(shape, 4) for name, shape in weight_shapes(config).items()}
+    return Model(tensors, read_sizes(config.to_dict(), tensors))
 
 
 def summary(plan: Plan) -> str:

@@ -201,3 +201,39 @@ def test_training_refuses_a_vocabulary_without_room(
     )
     with pytest.raises(BadConfiguration, match=r"model_hyperparameters.vocab_size is 100, but the tokenizer has"):
         train_here(config)
+
+
+def test_more_tokens_than_positions(
+    train_here: Any, clm_job: Any, gpt2: Path, base_model: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """GPT-2 looks positions up in a table of 64: refused by the download pod and by training. Llama computes them:
+    a notice."""
+    from finetune_trainer.download import Places, download
+
+    config = clm_job(gpt2, text_file, block_size=65, padding="max_length", training_args={"max_steps": 1})
+    message = (
+        r"the longest sequence has 65 tokens, but the model \(gpt2\) has 64 positions: make clm_args.block_size 64"
+    )
+    with pytest.raises(BadConfiguration, match=message):
+        download(config, Places(tmp_path, gpt2, tmp_path))
+    with pytest.raises(BadConfiguration, match=message):
+        train_here(config)
+    computed = clm_job(base_model, text_file, block_size=260, training_args={"max_steps": 1})
+    told = [one for one in train_here(computed).notices if "was made for 256 (max_position_embeddings)" in one]
+    assert len(told) == 1
+
+
+def test_the_plan_counts_the_weights_that_will_be_made(
+    clm_job: Any, config_only: Path, text_file: Path, tmp_path: Path
+) -> None:
+    from finetune_trainer.download import Places, download
+
+    config = clm_job(
+        config_only,
+        text_file,
+        training_args={"max_steps": 1, "optim": "adamw_torch"},
+        run_conf={"from_scratch": True, "model_hyperparameters": SIZES},
+    )
+    elements = 400 * 24 + 64 * 24 + (12 * 24 * 24 + 13 * 24) + 2 * 24
+    memory = download(config, Places(tmp_path, config_only, tmp_path)).dataset.memory
+    assert (memory.weights, memory.optimizer) == (4 * elements, 8 * elements)

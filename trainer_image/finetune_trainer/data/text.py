@@ -55,6 +55,7 @@ def _packed(dataset: Dataset[Example], block_size: int) -> Dataset[Example]:
     for name, blocks in (("training_data", train), ("validation_data", evaluation)):
         if blocks == []:
             raise BadData(f"the texts of data_conf.{name} are too short: there is nothing to predict in a single token")
+    account.longest_usable = max(len(block) for block in (*train, *(evaluation or ())))
     return Dataset(train, evaluation, account)
 
 

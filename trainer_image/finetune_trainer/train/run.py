@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from finetune_api.status import EffectiveSettings
-from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, prepare_tokenizer
+from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, padded_length, prepare_tokenizer
 from finetune_trainer.errors import BadConfiguration, InputMissing, Interrupted, OutOfMemory
+from finetune_trainer.positions import check_positions, virtual_tokens
 from finetune_trainer.steps import plan_steps, warmup_steps
 from finetune_trainer.tokenizer_source import tokenizer_directory
 from finetune_trainer.train import adapters, checkpoint, checkpoint_folder, export, remote, result
@@ -142,12 +143,20 @@ class Run:
             model = adapters.add_adapter(model, settings.adapter, tokenizer.added_tokens > 0, tokenizer=folder)
             if settings.model.gradient_checkpointing:
                 model.enable_input_require_grads()
+            if settings.resolved.merge_adapter and not adapters.can_merge(model) and world.main:
+                kind = adapters.adapter_type(model)
+                self.progress.notice(f"a {kind} adapter cannot be merged into the model: the result is the adapter")
         models.trainable_in_fp32(model, settings.model.dtype)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise BadConfiguration("the adapter leaves every weight frozen; check peft_conf.peft_kwargs")
         return model, grew
 
     def _make_task(self, model: Any, tokenizer: PreparedTokenizer, data: TrainingData) -> Task:
+        spec = self.settings.resolved.spec
+        longest = max(data.report.longest or 0, padded_length(spec) or 0) + virtual_tokens(model)
+        for notice in check_positions(adapters.base_of(model).config.to_dict(), longest, spec.method):
+            if self._world.main:
+                self.progress.notice(notice)
         return make_task(
             self.settings,
             model,
