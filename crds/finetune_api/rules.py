@@ -12,6 +12,7 @@ from finetune_api.batch import not_divisible_message
 from finetune_api.locations import BUCKETS, LocationError, parse_location
 from finetune_api.methods import METHOD_ARGUMENTS
 from finetune_api.peft_kwargs import check_peft_kwargs
+from finetune_api.placement import PlacementError, place
 from finetune_api.rules_adapters import check_adapter, check_quantization
 from finetune_api.rules_data import check_pairs, check_text_files
 from finetune_api.rules_evaluation import check_auto, check_evaluation_conf
@@ -182,6 +183,30 @@ def _shown(schemes: tuple[str, ...]) -> list[str]:
     return ["an absolute path" if scheme == "local" else f"{scheme}://" for scheme in schemes]
 
 
+def check_device_map(spec: Spec) -> Iterator[Violation]:
+    wanted = section(spec, "run_conf", "model_args").get("device_map")
+    processes = world_size(spec)
+    gpus = 0 if whole(spec.get("finetuningGpus"), 1) == 0 else 1  # that one process sees: more only without processes
+    try:
+        place(wanted, processes=processes, gpus=gpus)
+    except PlacementError as error:
+        yield Violation(("run_conf", "model_args", "device_map"), str(error))
+
+
+ATTENTIONS = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+
+def check_attention(spec: Spec) -> Iterator[Violation]:
+    wanted = section(spec, "run_conf", "model_args").get("attn_implementation")
+    where = ("run_conf", "model_args", "attn_implementation")
+    if not isinstance(wanted, str):
+        return
+    if wanted not in ATTENTIONS:
+        yield Violation(where, f"attn_implementation {wanted} is not one of {', '.join(ATTENTIONS)}")
+    elif wanted not in ATTENTIONS[:2] and whole(spec.get("finetuningGpus"), 1) == 0:
+        yield Violation(where, f"attn_implementation {wanted} needs a GPU to train; use sdpa or eager on the CPU")
+
+
 def check_urls(spec: Spec) -> Iterator[Violation]:
     for key in ("httpProxy", "httpsProxy", "bucketStorageHost"):
         url = spec.get(key)
@@ -240,6 +265,8 @@ RULES: tuple[Callable[[Spec], Iterator[Violation]], ...] = (
     check_plain_text,
     check_model_hyperparameters,
     check_locations,
+    check_device_map,
+    check_attention,
     check_urls,
     check_env,
     check_metadata_keys,

@@ -63,11 +63,6 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(("run_conf", "use_fast_tokenizer"), (True,), f"use_fast_tokenizer: {_DISCARDED}"),
     Refusal(("run_conf", "final_checkpoint_name"), ("checkpoint-final",), "the final checkpoint is checkpoint-final"),
     Refusal(
-        ("run_conf", "model_args", "device_map"),
-        ("auto",),
-        "each process holds the whole model on its own device in this version; leave device_map out",
-    ),
-    Refusal(
         ("run_conf", "model_args", "max_memory"),
         (),
         "each process holds the whole model on its own device in this version; leave max_memory out",

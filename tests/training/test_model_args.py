@@ -1,6 +1,7 @@
 """run_conf: how the base model and its tokenizer are loaded, key by key, seen in what is trained and exported."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,19 @@ def test_attn_implementation_is_the_models(run_job: Any, monkeypatch: pytest.Mon
     assert eager.losses == pytest.approx(sdpa.losses, rel=1e-5)
 
 
-def test_an_attention_that_is_not_installed_is_refused(run_job: Any) -> None:
-    from finetune_trainer.errors import BadConfiguration
+def test_an_attention_that_is_not_installed_is_refused(make_config: Any, base_model: Path) -> None:
+    import torch
 
-    with pytest.raises(BadConfiguration, match="cannot be loaded"):
-        run_job({"attn_implementation": "flash_attention_2"})
+    from finetune_trainer.errors import BadConfiguration
+    from finetune_trainer.train.model import load_model
+    from finetune_trainer.train.settings import read_settings, read_spec
+
+    config = make_config()
+    settings = replace(read_settings(config, read_spec(config)).model, attention="flash_attention_2")
+    with pytest.raises(
+        BadConfiguration, match=r"attn_implementation flash_attention_2 cannot be used here: .*use sdpa"
+    ):
+        load_model(base_model, settings, device=torch.device("cpu"), world_size=1, precision="fp32", trains_all=True)
 
 
 @pytest.mark.parametrize("wanted", [True, False])

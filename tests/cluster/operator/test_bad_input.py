@@ -44,7 +44,8 @@ def test_bad_data_and_missing_inputs_fail_before_any_training(operator_process, 
     jobs.apply("broken", **with_data(spec, "configmap://data/broken.jsonl"))
     jobs.apply("empty", **with_data(spec, "configmap://data/empty.jsonl"))
     jobs.apply("model", **{**spec, "basemodel": "s3://models/no-such-model"})
-    jobs.apply("template", **{**spec, "data_conf": {**spec["data_conf"], "chat_template_name": "poro"}})
+    grown = {**spec, "data_conf": {**spec["data_conf"], "chat_template_name": "poro"}}  # needs tokens of its own
+    jobs.apply("template", **{**grown, "peft_conf": {"peft_type": "LORA"}, "quant_conf": {"load_in_4bit": True}})
     unreachable = {"basemodel": "s3://models/elsewhere", "bucketStorageHost": "http://127.0.0.1:9"}
     jobs.apply("bucket", **{**spec, **unreachable, "maxAttempts": 2})
     expected = {"broken": "BadData", "empty": "BadData", "model": "InputMissing", "template": "BadConfiguration"}

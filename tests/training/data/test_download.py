@@ -176,6 +176,9 @@ def test_downloads_of_one_model_at_once_share_it(pod: Pod, filled: Path) -> None
     assert len([path for path in pod.cache.iterdir() if path.is_dir()]) == 1
 
 
+ADAPTION_PROMPT = {"peft_type": "ADAPTION_PROMPT", "peft_kwargs": {"adapter_len": 2, "adapter_layers": 1}}
+
+
 @pytest.mark.parametrize(
     ("changes", "code", "words"),
     [
@@ -185,9 +188,25 @@ def test_downloads_of_one_model_at_once_share_it(pod: Pod, filled: Path) -> None
         ({"basemodel": "/nowhere"}, 66, ["/nowhere is no folder"]),
         ({"sft_args": {"max_seq_length": 3}}, 65, ["max_seq_length (3 tokens)", "the shortest row has"]),
         (
-            {"sft_args": {"max_seq_length": 64}, "data_conf": "poro"},
+            {"data_conf": "poro", "peft_conf": {"peft_type": "LORA"}, "quant_conf": {"load_in_4bit": True}},
             78,
-            ["lacks 2 tokens", "poro", "not supported in this version"],
+            ["lacks 2 tokens", "poro", "quantised model cannot grow"],
+        ),
+        (
+            {"data_conf": "poro", "peft_conf": {**ADAPTION_PROMPT}},
+            78,
+            ["lacks 2 tokens", "ADAPTION_PROMPT cannot train their embeddings"],
+        ),
+        (
+            {"peft_conf": {"peft_type": "LORA", "peft_kwargs": {"modules_to_save": ["embed_token"]}}},
+            78,
+            ["modules_to_save names 'embed_token'", "the model has no such module; it has", "q_proj"],
+        ),
+        ({"peft_conf": {"peft_type": "PRETRAINED_PEFT", "name_or_path": "s3://data/none"}}, 66, ["s3://data/none"]),
+        (
+            {"peft_conf": {"peft_type": "PRETRAINED_PEFT", "name_or_path": "s3://data/model"}},
+            66,
+            ["s3://data/model has no adapter_config.json"],
         ),
     ],
 )
@@ -257,8 +276,8 @@ def test_local_model_and_data_need_no_download(pod: Pod, tmp_path: Path, tokeniz
     assert report.exit_code == 0
     assert report.dataset
     assert (report.dataset.examples, report.dataset.validation_examples) == (11, 0)
-    # LoRA: frozen weights as stored (600 * 4 + 400 * 2), an adapter of 2 * (20 + 30) weights with gradient and moments
-    assert report.dataset.memory_estimate_bytes == 600 * 4 + 400 * 2 + 100 * 16
+    # LoRA: 1000 frozen weights, in fp32 on CPU, and an adapter of 2 * (20 + 30) with gradient and moments
+    assert report.dataset.memory_estimate_bytes == 1000 * 4 + 100 * 16
     assert not pod.cache.exists()
 
 

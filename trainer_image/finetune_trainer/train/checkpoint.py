@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from safetensors.torch import load_file, save_file
 
 from finetune_trainer.train import manifest

@@ -34,6 +34,8 @@ def export_result(model: Any, target: Path, export: Export) -> None:
     if is_adapter:
         for config in model.peft_config.values():
             config.base_model_name_or_path = export.base_name
+            if getattr(config, "tokenizer_name_or_path", None):  # the folder in this pod, for a prompt from a text
+                config.tokenizer_name_or_path = export.base_name
     else:
         model.to(export.dtype)
     _restore(model, export)
@@ -46,7 +48,8 @@ def export_result(model: Any, target: Path, export: Export) -> None:
 
 
 def export_merged(model: Any, target: Path, export: Export) -> None:
-    """Writes the model with the adapter merged into it; the adapter model cannot be used afterwards."""
+    """Writes the model with the adapter merged into it; the adapter model cannot be used afterwards. The base inside
+    must not be quantised."""
     plain = merged(model, export.dtype)
     _restore(plain, export)
 

@@ -17,7 +17,6 @@ import torch
 from finetune_api.constants import ExitCode
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.steps import Steps
-from finetune_trainer.train.adapter_steps import AdapterSteps
 from finetune_trainer.train.batches import Examples, MicroBatch, StepPlan, load, plan_epoch
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger, step_line

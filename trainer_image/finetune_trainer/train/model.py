@@ -1,14 +1,17 @@
 """The base model and its tokenizer: loading, placement, types of the weights, vocabulary."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from finetune_api.placement import PlacementError, place
 from finetune_trainer.errors import BadConfiguration, InputMissing
 from finetune_trainer.train import fresh_model
 from finetune_trainer.train.inputs import check_model_folder
+from finetune_trainer.train.quantization import prepare_quantised, quantization_config, stored_elements
 from finetune_trainer.train.settings import ModelSettings
 
 
@@ -42,12 +45,13 @@ def load_model(
     dtype: Any = settings.dtype
     if dtype == "auto" and (trains_all or (device.type == "cpu" and precision == "fp32")):
         dtype = "float32"
+    _refuse_stored_quantised(path)
     arguments: dict[str, Any] = dict(settings.loading)
-    device_map = _device_map(settings.device_map, device, world_size)
+    device_map = _device_map(settings, device, world_size)
     if device_map is not None:
         arguments["device_map"] = device_map
-        if settings.max_memory:
-            arguments["max_memory"] = _gpu_numbers(settings.max_memory)
+    if settings.quantization is not None:
+        arguments["quantization_config"] = quantization_config(settings.quantization)
     if settings.attention:
         arguments["attn_implementation"] = settings.attention
     wanted = settings.hyperparameters
@@ -73,6 +77,11 @@ def load_model(
     except (ValueError, KeyError, ImportError, RuntimeError, TypeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
+        if isinstance(error, ImportError) and settings.attention:
+            raise BadConfiguration(
+                f"run_conf.model_args.attn_implementation {settings.attention} cannot be used here: "
+                f"{_first_line(error)}; use sdpa, or an image that has it"
+            ) from None
         raise BadConfiguration(f"the model in {path} cannot be loaded: {_first_line(error)}") from None
     except Exception as error:
         if type(error).__name__ == "SafetensorError":
@@ -82,21 +91,41 @@ def load_model(
         raise
     _check_loaded(loaded, path)
     model.config.use_cache = False  # restored in the export
-    if device_map is None:
+    if settings.quantization is not None:
+        prepare_quantised(model, settings.quantization)
+    elif device_map is None:
         model.to(device)
     return model
 
 
-def _device_map(wanted: Any, device: torch.device, world_size: int) -> Any:
-    """Several processes: each holds the model on its own device. One: what was asked for, if there is a choice."""
-    if device.type == "cpu" or world_size > 1:
-        return None
-    return wanted if torch.cuda.device_count() > 1 or isinstance(wanted, dict) else None
+def load_original(folder: Path, settings: ModelSettings) -> Any:
+    """The base model on the CPU, not quantised, in the type of its files: what an adapter is merged into."""
+    plain = replace(settings, quantization=None, device_map=None)
+    return load_model(folder, plain, device=torch.device("cpu"), world_size=1, precision="as stored", trains_all=False)
 
 
-def _gpu_numbers(memory: dict[Any, Any]) -> dict[Any, Any]:
-    """max_memory with integer device numbers: keys of a JSON object are always text."""
-    return {int(key) if isinstance(key, str) and key.isdigit() else key: value for key, value in memory.items()}
+def _device_map(settings: ModelSettings, device: torch.device, world_size: int) -> Any:
+    try:
+        return place(
+            settings.device_map,
+            processes=world_size,
+            gpus=0 if device.type == "cpu" else torch.cuda.device_count(),
+            local_rank=device.index or 0,
+            quantised=settings.quantization is not None,
+        )
+    except PlacementError as error:
+        raise BadConfiguration(f"run_conf.model_args.{error}") from None
+
+
+def _refuse_stored_quantised(path: Path) -> None:
+    """A model whose files are quantised already can be neither trained whole nor merged into."""
+    stored = json.loads((path / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+    if isinstance(stored, dict):
+        kind = stored.get("quant_method") or "unknown"
+        raise BadConfiguration(
+            f"the weights in {path} are stored quantised ({kind}); use the original model as basemodel, and quant_conf "
+            "to quantise it while it is loaded"
+        )
 
 
 def _check_loaded(loaded: dict[str, Any], path: Path) -> None:
@@ -154,7 +183,7 @@ def trainable_in_fp32(model: Any, asked: str) -> None:
 
 def count_parameters(model: Any) -> tuple[int, int]:
     """Trained and all parameters."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    sizes = [(stored_elements(parameter), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trained in sizes if trained), sum(size for size, _ in sizes)
 
 

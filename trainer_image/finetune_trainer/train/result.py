@@ -7,7 +7,7 @@ from typing import Any
 from finetune_api.locations import parse_location
 from finetune_api.status import ModelReport
 from finetune_trainer.data import PreparedTokenizer
-from finetune_trainer.train import export
+from finetune_trainer.train import adapters, export
 from finetune_trainer.train import model as models
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger
@@ -47,16 +47,18 @@ def write_result(
         use_cache=settings.model.use_cache,
         dtype=models.stored_dtype(settings.places.model, settings.model),
         training_arguments=settings.arguments,
-        card=_card(settings, state),
+        card=_card(settings, state, adapters.adapter_type(model)),
         facts={"step": state.step, "evalLoss": state.eval_loss, "jobUid": settings.job.uid, "kind": "export"},
     )
     target = folder / FINAL
     export.export_result(model, target, plan)
     logger.info(f"exported {target}")
     report = ModelReport(path=str(target), adapter=str(target) if settings.adapter.used else None)
-    if not settings.resolved.merge_adapter:
+    if not settings.resolved.merge_adapter or not adapters.can_merge(model):
         return Result(report, [*grown, target])
     merged = folder / f"{FINAL}-merged"
+    if settings.model.quantization is not None:
+        model = adapters.with_adapter(models.load_original(settings.places.model, settings.model), target)
     export.export_merged(model, merged, plan)
     logger.info(f"exported {merged}")
     report.merged = str(merged)
@@ -69,14 +71,14 @@ def _base_name(settings: Settings) -> str:
     return base.container if base.scheme == "hf" else base.uri
 
 
-def _card(settings: Settings, state: TrainerState) -> Card:
+def _card(settings: Settings, state: TrainerState, adapter: str | None) -> Card:
     resolved, args = settings.resolved, settings.resolved.training_args
     return Card(
         name=settings.job.name,
         base=parse_location(resolved.spec.basemodel).uri,
         data=tuple(dataset.path for dataset in resolved.spec.data_conf.training_data.datasets),
         method=resolved.spec.method,
-        adapter=settings.adapter.kind if settings.adapter.used else None,
+        adapter=adapter,
         settings={
             "steps": state.step,
             "tokens": state.tokens,

@@ -42,7 +42,7 @@ def make_task(
     takes_positions = "position_ids" in inspect.signature(adapters.base_of(model).forward).parameters
     padding = Padding(
         tokenizer.pad_input_id,
-        tokenizer.tokenizer.padding_side,
+        "right" if adapters.has_virtual_tokens(model) else tokenizer.tokenizer.padding_side,
         takes_positions,
         padded_length(settings.resolved.spec),
     )
