@@ -28,9 +28,13 @@ _RESOLVE = "unit/api/test_resolve"
 _BATCH = "unit/api/test_batch"
 _DATASET = "training/data/test_dataset"
 _EXAMPLES = "training/test_examples"
-_CLM = "training/clm/test_clm_training"
+_CLM_TEXTS = "training/clm/test_clm_texts"
+_CLM_MODEL = "training/clm/test_clm_model"
+_CLM_TRAINING = "training/clm/test_clm_training"
 _BY_HAND = _of(_TRAINING, "test_steps_agree_with_a_loop_written_by_hand")
 _EXAMPLE = "test_it_trains_and_its_result_loads"
+_SIZES = _of(_CLM_MODEL, "test_sizes_by_the_architectures_own_names", "test_from_scratch_trains_saves_and_resumes")
+_SCRIPT = _of(_CLM_TRAINING, "test_document_004_as_a_plain_loop", "test_with_transformers_own_trainer")
 _LORA = _of(_MODEL_ARGS, "test_every_lora_argument_is_pefts")
 
 _REFUSED_MODEL_ARGS = (
@@ -74,6 +78,17 @@ OF_KEY: dict[str, _Tests] = {
     "sft_args.save_name_if_new_basemodel": _of(_MODEL_ARGS, "test_a_grown_base_model_is_saved_under_the_name_given"),
     "sft_args.train_on_completions_only": _of(_TEMPLATES, "test_text_ids_and_trained_tokens_are_exact")
     + _of(_TEMPLATES, "test_without_completions_only_every_token_is_trained"),
+    "clm_args.block_size": _of(
+        _CLM_TEXTS, "test_truncate_cuts_as_the_tokenizer_does", "test_pack_joins_everything_and_loses_no_token"
+    ),
+    "clm_args.overlength": _of(
+        _CLM_TEXTS,
+        "test_truncate_cuts_as_the_tokenizer_does",
+        "test_drop_leaves_out_what_is_longer",
+        "test_pack_joins_everything_and_loses_no_token",
+    ),
+    "clm_args.padding": _of(_CLM_TEXTS, "test_padding_of_gpt2_is_masked_by_position") + _SCRIPT,
+    "clm_args.text_key": _of(_CLM_TEXTS, "test_text_key_names_the_key_or_column"),
     # --- batches
     "batchsize_conf": _of(_BATCH, "test_vectors"),
     "batchsize_conf.total_train_batch_size": _of(_BATCH, "test_vectors", "test_the_total_is_kept_and_the_limit_held"),
@@ -151,6 +166,13 @@ OF_KEY: dict[str, _Tests] = {
     "run_conf.model_args.revision": _of("training/data/test_download_hub", "test_what_the_hub_does_not_have"),
     "run_conf.model_args.resume_download": _of(_RESOLVE, "test_notices"),
     **{f"run_conf.model_args.{key}": _support(f"run_conf.model_args.{key}") for key in _REFUSED_MODEL_ARGS},
+    "run_conf.model_hyperparameters.dropout": _of(
+        _CLM_MODEL, "test_dropout_by_every_name_that_it_has", "test_dropout_of_a_pretrained_model"
+    ),
+    **{
+        f"run_conf.model_hyperparameters.{key}": _SIZES
+        for key in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+    },
     # --- tracking
     "tracking": _of(_TRACKING, "test_a_job_is_one_run_through_its_attempts"),
     "tracking.mlflow_server_uri": _of(
@@ -180,5 +202,21 @@ OF_ROW: dict[tuple[str, str, str], _Tests] = {
     ("003", "chat_template_name", "keep-original"): _of(
         _TEMPLATES, "TestKeepOriginal::test_completion_spans", "TestKeepOriginal::test_renders_as_transformers_does"
     ),
-    ("004", "TrainingArguments", "evaluation_strategy"): _of(_RESOLVE, "test_old_names_are_translated"),
+    ("004", "TrainingArguments", "evaluation_strategy"): _of(_RESOLVE, "test_old_names_are_translated") + _SCRIPT,
+    ("004", "TrainingArguments", "logging_dir"): _of(
+        "unit/api/test_clm_arguments", "test_document_004s_removed_names_are_translated_and_said_once"
+    ),
+    **{
+        ("004", "TrainingArguments", key): _SCRIPT
+        for key in (
+            "learning_rate",
+            "num_train_epochs",
+            "weight_decay",
+            "warmup_steps",
+            "logging_steps",
+            "save_strategy",
+        )
+    },
+    ("004", "save_pretrained", "model"): _of(_CLM_TRAINING, "test_what_is_saved_loads_and_continues_text"),
+    ("004", "save_pretrained", "tokenizer"): _of(_CLM_TRAINING, "test_what_is_saved_loads_and_continues_text"),
 }
