@@ -83,7 +83,7 @@ def _card(settings: Settings, state: TrainerState, adapter: str | None) -> Card:
             "steps": state.step,
             "tokens": state.tokens,
             "total batch size": resolved.total_batch,
-            "learning rate": args["learning_rate"],
+            "learning rate": settings.optimizer.learning_rate,
             "schedule": args["lr_scheduler_type"],
             "optimizer": args["optim"],
             "weight decay": args["weight_decay"],

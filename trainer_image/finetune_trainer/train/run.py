@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from finetune_api.batch import BatchPlan
 from finetune_api.status import EffectiveSettings
 from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, padded_length, prepare_tokenizer
 from finetune_trainer.errors import BadConfiguration, InputMissing, Interrupted, OutOfMemory
@@ -18,17 +19,19 @@ from finetune_trainer.train import adapters, checkpoint, checkpoint_folder, expo
 from finetune_trainer.train import model as models
 from finetune_trainer.train.adapter_steps import adapter_steps
 from finetune_trainer.train.advice import is_out_of_memory, memory_advice, volume_named
+from finetune_trainer.train.auto import Search, plan_with, rate_with
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger
 from finetune_trainer.train.distributed import World, choose_precision, device_name, start_world
 from finetune_trainer.train.fresh_model import check_vocabulary
-from finetune_trainer.train.loop import Loop, Parts, Reporting
+from finetune_trainer.train.found import Found, load_found, save_found
+from finetune_trainer.train.loop import Loop, Overflowed, Parts, Reporting
 from finetune_trainer.train.optimizer import build_optimizer, build_schedule, restore_schedule
 from finetune_trainer.train.progress import Progress
 from finetune_trainer.train.resume import find_start
 from finetune_trainer.train.sampler import BatchShape
 from finetune_trainer.train.seeding import seed_all, seed_for
-from finetune_trainer.train.settings import Settings
+from finetune_trainer.train.settings import ModelSettings, Settings
 from finetune_trainer.train.stopping import Stop
 from finetune_trainer.train.task import Task, make_task
 from finetune_trainer.train.tracking import Tracker, tracking_settings
@@ -57,6 +60,7 @@ class Run:
         self.uploader: remote.Uploader | None = None
         self.world: World | None = None
         self._precision = "fp32"
+        self._found = Found()
         self._identity: dict[str, Any] = {}
         self.remarks: list[str] = []
 
@@ -69,26 +73,65 @@ class Run:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            per_device = settings.resolved.batch(self._world.size).per_device
+            per_device = plan_with(self._found, settings, self._world.size).per_device
             checkpointing = settings.model.gradient_checkpointing
             text = memory_advice(per_device, checkpointing, settings.adapter.used, str(error))
             raise OutOfMemory(text) from error
 
     def _train(self) -> None:
         self.world = start_world(self.settings.use_cpu)
-        self._precision = choose_precision(self.settings.precision, self.world.device)
+        self._found = self._on_main(lambda: load_found(self.settings.places.records, self.settings.job.uid))
         self._set_numerics()
         tokenizer, data = self._load_data()
+        # The second pass, in fp32, begins after everything of the first one has left memory.
+        trained = self._fit(tokenizer, data) or self._fit(tokenizer, data)
+        if trained is None:
+            raise RuntimeError("the run fell back to fp32 twice")
+        loaded, state = trained
+        self._export(loaded, self._restore_best(loaded.model, state))
+
+    def _fit(self, tokenizer: PreparedTokenizer, data: TrainingData) -> tuple[Loaded, TrainerState] | None:
+        """Trains to the end. None if fp16 overflowed and the run shall go on in fp32."""
+        self._precision = self._found.precision or choose_precision(self.settings.precision, self._world.device)
         model, grew = self._load_model(tokenizer)
         loaded = Loaded(tokenizer, data, model, grew, self._make_task(model, tokenizer, data))
         start = self._find_start()
         state = self._restore(model, loaded.task, start)
-        self._start_helpers()
         loop = self._build_loop(loaded, state, start)
         self.stop.at_once = None  # from here on there may be something to save
-        if not loop.run():
+        try:
+            finished = loop.run()
+        except Overflowed as overflow:
+            if self.settings.precision != "auto":
+                raise
+            self._fall_back(overflow)
+            return None
+        if not finished:
             raise Interrupted(self._interrupted_text(state))
-        self._export(loaded, self._restore_best(model, state))
+        return loaded, state
+
+    def _fall_back(self, overflow: Overflowed) -> None:
+        """From fp16 to fp32, for this attempt and later ones, from the newest checkpoint before the overflow."""
+        self._keep(replace(self._found, precision="fp32"))
+        if self._world.main:
+            self.progress.notice(
+                f"the loss was not usable in fp16 after step {overflow.good_until}: the run goes on in fp32, which takes "
+                "more memory and time, from the newest checkpoint before that"
+            )
+            for path in checkpoint_folder.complete_checkpoints(self.settings.places.checkpoints):
+                step = checkpoint_folder.step_of(path) or 0
+                if step > overflow.good_until:
+                    checkpoint_folder.remove(path)
+                    if self.uploader is not None:
+                        self.uploader.remove(step)
+        self._world.barrier()
+        self._world.accelerator.free_memory()
+
+    def _keep(self, found: Found) -> None:
+        """Writes down what was found, for later attempts."""
+        if found != self._found and self._world.main:
+            save_found(self.settings.places.records, self.settings.job.uid, found)
+        self._found = found
 
     # --- loading ----------------------------------------------------------------------------------------------------
 
@@ -101,7 +144,6 @@ class Run:
         if settings.tf32 is not None and torch.cuda.is_available():
             torch.backends.cuda.matmul.allow_tf32 = settings.tf32
             torch.backends.cudnn.allow_tf32 = settings.tf32
-        seed_all(seed_for(settings.loop.seed, "model"))
 
     def _load_data(self) -> tuple[PreparedTokenizer, TrainingData]:
         settings = self.settings
@@ -124,9 +166,10 @@ class Run:
         """The model with its adapter, and whether its vocabulary grew."""
         settings, world = self.settings, self._world
         check_vocabulary(settings.model.hyperparameters, len(tokenizer.tokenizer))
+        seed_all(seed_for(settings.loop.seed, "model"))
         model = models.load_model(
             settings.places.model,
-            settings.model,
+            self._model_settings(),
             device=world.device,
             world_size=world.size,
             precision=self._precision,
@@ -150,6 +193,11 @@ class Run:
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise BadConfiguration("the adapter leaves every weight frozen; check peft_conf.peft_kwargs")
         return model, grew
+
+    def _model_settings(self) -> ModelSettings:
+        """After an overflow of fp16 frozen weights are fp32 too, whatever the checkpoint has."""
+        given = self.settings.model
+        return replace(given, dtype="float32") if self._found.precision == "fp32" and given.dtype == "auto" else given
 
     def _make_task(self, model: Any, tokenizer: PreparedTokenizer, data: TrainingData) -> Task:
         spec = self.settings.resolved.spec
@@ -238,7 +286,7 @@ class Run:
     def _start_helpers(self) -> None:
         """What runs beside training, on rank 0: copies to the remote store, MLflow."""
         settings = self.settings
-        if not self._world.main:
+        if not self._world.main or self.uploader is not None or self.tracker is not None:
             return
         if settings.remote:
             self.uploader = remote.Uploader(settings.remote, self.progress.notice)
@@ -248,15 +296,18 @@ class Run:
             self.tracker.start()
 
     def _build_loop(self, loaded: Loaded, state: TrainerState, start: Path | None) -> Loop:
-        settings, world, plain = self.settings, self._world, loaded.model
-        plan = settings.resolved.batch(world.size)
+        world, plain = self._world, loaded.model
+        model = world.accelerator.prepare_model(plain) if world.size > 1 else plain
+        plan = self._look_for_settings(loaded, model, state)
+        settings = self.settings
+        self._start_helpers()
         optimizer = build_optimizer(plain, settings.optimizer)
         scaler = torch.amp.GradScaler(world.device.type) if self._precision == "fp16" else None
         if start is not None:
             checkpoint.load_optimizer(start, optimizer, scaler)
         parts = Parts(
             objective=loaded.task.objective,
-            model=world.accelerator.prepare_model(plain) if world.size > 1 else plain,
+            model=model,
             plain=plain,
             optimizer=optimizer,
             schedule=None,
@@ -277,6 +328,18 @@ class Run:
             restore_schedule(parts.schedule, state.step)
         self._announce(parts, loop, loaded.data)
         return loop
+
+    def _look_for_settings(self, loaded: Loaded, model: Any, state: TrainerState) -> BatchPlan:
+        """overrides.auto: what the trainer finds itself, once for all attempts of the job."""
+        search = Search(self.settings, self._world, self._precision, model, loaded.model, loaded.task, self.progress)
+        found = search.per_device_batch(self._found.or_from(state.found))
+        plan = plan_with(found, self.settings, self._world.size)
+        found = search.learning_rate(found, BatchShape(plan.per_device, plan.accumulation, self._world.size))
+        self._keep(found)
+        state.found = found.to_dict()
+        rate = rate_with(found, self.settings)
+        self.settings = replace(self.settings, optimizer=replace(self.settings.optimizer, learning_rate=rate))
+        return plan
 
     def _announce(self, parts: Parts, loop: Loop, data: TrainingData) -> None:
         """Says once, in the log and in the status, what came out of the arithmetic."""

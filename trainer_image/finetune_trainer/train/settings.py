@@ -130,7 +130,8 @@ class Settings:
         spec = self.resolved.spec.to_dict()
         names = ("method", "peft_conf", "batchsize_conf", "sft_args", "dpo_args", "clm_args", "overrides")
         sections = {name: spec.get(name) for name in names}
-        return {**sections, "training_args": self.resolved.training_args, "basemodel": spec["basemodel"]}
+        arguments = {**self.resolved.training_args, "learning_rate": self.optimizer.learning_rate}
+        return {**sections, "training_args": arguments, "basemodel": spec["basemodel"]}
 
 
 def read_job_config(path: str | None = None) -> JobConfig:
