@@ -105,11 +105,11 @@ def alone(model: Any, rows: list[Example]) -> Any:
     return torch.stack(losses)
 
 
-def objective(side: str = "right", length: int | None = None) -> Any:
+def objective(side: str = "right", length: int | None = None, pad: int = 0) -> Any:
     from finetune_trainer.train.batches import Padding
     from finetune_trainer.train.objective import LanguageModelling
 
-    return LanguageModelling(Padding(0, side, True, length))
+    return LanguageModelling(Padding(pad, side, True, length))
 
 
 ARCHITECTURES = {
@@ -170,16 +170,19 @@ def test_no_document_sees_another(architecture: str, attention: str, make_model:
     assert abs(loss(first, position_ids=None) - loss(other, position_ids=None)) > 1e-4
 
 
-def test_a_batch_padded_to_the_maximum_has_the_same_loss(make_model: Any) -> None:
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_neither_width_nor_side_nor_token_of_padding_changes_the_loss(packed: bool, side: str, make_model: Any) -> None:
+    """What pads may be a token of the text (eos-repurpose, bos-repurpose, unk-repurpose, unk-convert-to-eos)."""
     model = load(make_model(), "sdpa")
     rows = documents(5, seed=3)
     expected = alone(model, rows).sum().item()
-    for side in ("right", "left"):
-        for sequences in (rows, pack(rows, 40)):
-            task = objective(side, 64)
-            batch = task.examples(sequences).collate(sequences)
-            assert batch.input_ids.shape == (len(sequences), 64)
-            assert task.sums(model, batch, training=True).loss.item() == pytest.approx(expected, rel=1e-5)
+    sequences = pack(rows, 40) if packed else rows
+    for length, pad in ((None, 0), (64, 0), (64, rows[0].input_ids[1]), (None, rows[0].input_ids[-1])):
+        task = objective(side, length, pad)
+        batch = task.examples(sequences).collate(sequences)
+        assert batch.input_ids.shape[1] == (length or max(map(len, sequences)))
+        assert task.sums(model, batch, training=True).loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 # --- models that cannot ----------------------------------------------------------------------------------------------

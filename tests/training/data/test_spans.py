@@ -11,7 +11,15 @@ from finetune_trainer.data.preparing import backend_of, chat_renderer, prepare
 from finetune_trainer.data.rendering import Rendered
 from finetune_trainer.data.tokenizing import trained_tokens
 
-TEMPLATES = ("mistral-with-system", "chat-ml", "poro", "simplified-llama31")
+TEMPLATES = ("mistral-with-system", "chat-ml", "poro", "simplified-llama31", "none")
+# Models' own templates: without marks, with a prompt for the answer and without one, and with marks.
+ORIGINALS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>"
+    "{% endif %}",
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}",
+    "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>{% endgeneration %}"
+    "{% else %}{{ m.content }}{% endif %}{% endfor %}",
+)
 # Any text, and text that tempts a tokenizer to join what the template has put next to it.
 CONTENT = st.one_of(
     st.text(min_size=1, max_size=40), st.text(alphabet=' \n\t"].a<|é世🙂', min_size=1, max_size=12)
@@ -65,6 +73,24 @@ def test_ranges_follow_the_definition_token_by_token(
     offsets = backend_of(tokenizer).encode(rendered.text, add_special_tokens=False).offsets
     found = {index for start, stop in trained_tokens(rendered, offsets) for index in range(start, stop)}
     assert found == {index for index, offset in enumerate(offsets) if is_answer(offset, rendered)}
+
+
+@pytest.mark.parametrize("source", ORIGINALS)
+@QUICK
+@given(turns=TURNS)
+def test_a_models_own_template_trains_exactly_the_answers(
+    source: str, turns: list[tuple[str, str]], tokenizers_dir: Path
+) -> None:
+    """An answer may be empty (a pair without an output); white space around it belongs to it where it can be known."""
+    tokenizer = LightTokenizer.load(tokenizers_dir / "bytes")
+    tokenizer.chat_template = source
+    messages = messages_of([(question, answer.strip()) for question, answer in turns])
+    messages[-1]["content"] = ""
+    rendered = chat_renderer(tokenizer, "keep-original").with_spans(messages)
+    encoding = backend_of(tokenizer).encode(rendered.text, add_special_tokens=False)
+    ranges = trained_tokens(rendered, encoding.offsets)
+    decoded = [backend_of(tokenizer).decode(encoding.ids[a:b], skip_special_tokens=False) for a, b in ranges]
+    assert decoded == [message["content"] + "</s>" for message in messages if message["role"] == "assistant"]
 
 
 def is_answer(offset: tuple[int, int], rendered: Rendered) -> bool:
