@@ -2,7 +2,7 @@
 
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -19,6 +19,25 @@ def known_keys(model: type[BaseModel], data: Any, path: Sequence[str | int]) -> 
             models = [inner for field in fields for inner in _models(field.annotation)]
         models = _matching(models, data) or models
     return {key: None for one in models for key in _fields(one)}
+
+
+def walk_keys(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key below a model with its dotted path; `[]` stands for the items of a list. Members of a union follow."""
+    for key, field in _fields(model).items():
+        here = f"{path}.{key}" if path else key
+        yield here, field
+        for inner in _models(field.annotation):
+            yield from walk_keys(inner, f"{here}[]" if _is_list(field.annotation) else here)
+
+
+def _is_list(annotation: Any) -> bool:
+    """Whether a list is in an annotation, at any depth of Annotated and unions."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        return _is_list(typing.get_args(annotation)[0])
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_list(part) for part in typing.get_args(annotation))
+    return origin is list
 
 
 def _step(data: Any, step: str | int) -> Any:

@@ -120,9 +120,8 @@ def _flags(conversion: Conversion, args: argparse.Namespace) -> None:
         found = [place for place in (data_location(conversion, f"--{flag}", one) for one in given) if place]
         if found:
             listed = datasets([{"path": location} for location, _ in found])
-            conversion.put(
-                path, listed, f"--{flag}", ", ".join(given), found[0][1], shown=", ".join(one for one, _ in found)
-            )
+            shown = ", ".join(location for location, _ in found)
+            conversion.put(path, listed, f"--{flag}", ", ".join(given), found[0][1], shown=shown)
     conversion.spec.setdefault("run_conf", {})
     conversion.spec.setdefault("training_args", {})
 

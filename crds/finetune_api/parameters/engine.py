@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from finetune_api.parameters.row import REQUIRED, Parameter
+from finetune_api.peft_types import PEFT_TYPES
 
 _ADAPTERS = "finetune_trainer.train.adapters"
 _ASSEMBLE = "finetune_trainer.data.assembling"
 _CHECK = "finetune_api.support"
 _JOB = "finetune_trainer.data.from_job_config"
 _MODEL = "finetune_trainer.train.model"
+_QUANT = "finetune_trainer.train.quantization"
 _TRACKING = "finetune_trainer.train.tracking"
 _TEMPLATES = "finetune_trainer.data.templates"
 _DOWNLOAD = "finetune_trainer.download"
@@ -36,6 +38,13 @@ def _values(section: str, ours: str, where: str, values: tuple[str, ...], how: s
     """Rows of the values of an enumeration."""
     for value in values:
         yield Parameter("003", section, value, None, (ours,), how, (where,))
+
+
+def _peft_type(name: str) -> str:
+    row = PEFT_TYPES[name]
+    if row.refused:
+        return f"refused: {row.refused}"
+    return ", ".join((row.what.rstrip("."), "merges" if row.merges else "cannot be merged into the base model"))
 
 
 ROWS: tuple[Parameter, ...] = (
@@ -66,7 +75,7 @@ ROWS: tuple[Parameter, ...] = (
             "overrides": "finetune_api.overrides",
             "batchsize_conf": "finetune_api.batch",
             "peft_conf": _ADAPTERS,
-            "quant_conf": _MODEL,
+            "quant_conf": _QUANT,
             "run_conf": "finetune_trainer.train.run",
             "tracking": _TRACKING,
             "data_conf": _JOB,
@@ -95,7 +104,7 @@ ROWS: tuple[Parameter, ...] = (
     *_definition(
         "BnBQuantizationConfig",
         "quant_conf",
-        _MODEL,
+        _QUANT,
         {
             "quantization_type": "bits-and-bytes",
             "load_in_8bit": False,
@@ -220,7 +229,7 @@ ROWS: tuple[Parameter, ...] = (
     *_definition(
         "NoQuantizationConfig",
         "quant_conf",
-        _MODEL,
+        _QUANT,
         {"quantization_type": "no-quantization"},
     ),
     *_definition(
@@ -334,15 +343,13 @@ ROWS: tuple[Parameter, ...] = (
         "finetune_trainer.data.tokenizing",
         ("eos-repurpose", "bos-repurpose", "unk-repurpose", "unk-convert-to-eos"),
     ),
-    *_values(
-        "PeftType",
-        "peft_conf.peft_type",
-        _ADAPTERS,
-        (
+    *(
+        Parameter("003", "PeftType", name, None, ("peft_conf.peft_type",), _peft_type(name), (_ADAPTERS,))
+        for name in (
             *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "LORA", "ADALORA", "BOFT"),
             *("ADAPTION_PROMPT", "IA3", "LOHA", "LOKR", "OFT", "POLY", "LN_TUNING", "VERA", "FOURIERFT", "XLORA"),
             *("HRA", "VBLORA"),
-        ),
+        )
     ),
     *_values("TaskType", "peft_conf.task_type", _CHECK, ("CAUSAL_LM",)),
     *_values(

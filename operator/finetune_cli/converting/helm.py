@@ -24,7 +24,7 @@ DPO_REMOVED = {
     **dict.fromkeys(("max_prompt_length", "max_completion_length"), "prompt and answer share dpo_args.max_seq_length"),
     **dict.fromkeys(
         ("model_adapter_name", "ref_adapter_name"),
-        "the adapter is the model, and the base model below it the reference",
+        "the adapter is the model, its base model the reference",
     ),
 }
 
