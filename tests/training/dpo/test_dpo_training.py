@@ -288,16 +288,19 @@ def test_metrics_reach_the_log(train_here: Any, make_dpo: Any, caplog: pytest.Lo
     assert "accuracy 0" in line
 
 
+@pytest.mark.parametrize(
+    ("dpo_args", "lora"),
+    [({}, False), ({"precompute_ref_log_probs": True}, True)],
+    ids=["all weights", "adapter, precomputed"],
+)
 def test_two_processes_take_the_same_steps_as_one(
-    train_here: Any, launch: Any, make_dpo: Any, other_pairs: Path
+    train_here: Any, launch: Any, make_dpo: Any, other_pairs: Path, dpo_args: dict[str, Any], lora: bool
 ) -> None:
-    """22 pairs in batches of 8 over 2 processes, with an adapter, whose reference speaks outside of DDP."""
+    """22 pairs in batches of 8 over 2 processes; the reference speaks outside of DDP."""
+    shared = {"lora": lora, "per_device": 2, "validation": other_pairs}
     arguments = {"eval_strategy": "epoch", "num_train_epochs": 1}
-    one = train_here(make_dpo(lora=True, per_device=2, validation=other_pairs, training_args=arguments))
-    config = make_dpo(
-        lora=True, per_device=2, validation=other_pairs, training_args=arguments, spec_more={"cpuProcesses": 2}
-    )
-    two = launch(config)
+    one = train_here(make_dpo(training_args=arguments, **shared))
+    two = launch(make_dpo(dpo_args, training_args=arguments, spec_more={"cpuProcesses": 2}, **shared))
     assert two.wait() == 0, two.text
     state = json.loads((two.checkpoints / "checkpoint-3" / "trainer_state.json").read_text())
     for name in ("loss", "rewards/margins", "logps/chosen", "eval_loss", "eval_rewards/margins"):
