@@ -1,4 +1,4 @@
-"""A job's configuration to its data: the keys of data_conf and sft_args that decide what is trained, by their effect."""
+"""A job's configuration to its data: keys of data_conf and sft_args that decide what is trained, by their effect."""
 
 import json
 from pathlib import Path
