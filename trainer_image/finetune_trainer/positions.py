@@ -20,8 +20,7 @@ def check_positions(config: Mapping[str, Any], longest: int, method: str) -> lis
 
     config: the fields of the model's configuration. longest: in tokens, with padding and an adapter's virtual tokens.
     """
-    names = ("max_position_embeddings", "n_positions", "n_ctx")
-    limit = next((config[name] for name in names if isinstance(config.get(name), int)), None)
+    limit = _limit(config)
     if limit is None or longest <= limit:
         return []
     key, kind = _LENGTH_KEY.get(method, "the maximum length"), config.get("model_type")
@@ -34,6 +33,16 @@ def check_positions(config: Mapping[str, Any], longest: int, method: str) -> lis
         f"the longest sequence has {longest} tokens, but the model was made for {limit} (max_position_embeddings): "
         f"expect poor results beyond them, or lower {key}"
     ]
+
+
+def positions_of(config: Mapping[str, Any]) -> int | None:
+    """How many positions there are in the model's table; None if it has no table."""
+    return _limit(config) if config.get("model_type") in WITH_A_TABLE else None
+
+
+def _limit(config: Mapping[str, Any]) -> int | None:
+    names = ("max_position_embeddings", "n_positions", "n_ctx")
+    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
 
 
 def virtual_tokens(model: Any) -> int:

@@ -45,12 +45,14 @@ class Parts(Stepper):
 
 @dataclass
 class Reporting:
-    """Where numbers go. save: writes the checkpoint of a state (called on every rank)."""
+    """Where numbers go. save: writes the checkpoint of a state (called on every rank); sample: lets the model write,
+    after each evaluation at a step (on the rank that has it)."""
 
     progress: Progress
     metrics: Callable[[dict[str, float], int], None]
     save: Callable[[TrainerState], None]
     stopping: Callable[[], bool]
+    sample: Callable[[int], Any] | None = None
 
 
 class Loop:
@@ -256,6 +258,9 @@ class Loop:
             )
         if found is None:
             return False
+        if self.reporting.sample is not None:
+            with self._window.paused():
+                self.reporting.sample(state.step)
         self._report_evaluation(found)
         return state.step > 0 and self._judge(found.loss)
 

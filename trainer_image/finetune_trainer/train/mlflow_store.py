@@ -42,6 +42,7 @@ class Store(Protocol):
     def resume(self, run_id: str) -> tuple[str, str]: ...
     def describe(self, run_id: str, params: dict[str, str], tags: dict[str, str]) -> None: ...
     def log(self, run_id: str, metrics: list[Metric]) -> None: ...
+    def put(self, run_id: str, path: str, text: str) -> None: ...
     def upload(self, run_id: str, folder: Path) -> None: ...
     def end(self, run_id: str, status: str) -> None: ...
 
@@ -66,6 +67,7 @@ class RestStore:
         )
         self._headers = {"Content-Type": "application/json", **_authorization(parts)}
         self._context = _tls() if parts.scheme == "https" else None
+        self._files: LibraryStore | None = None
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         url = f"{self._base}/api/2.0/mlflow/{path}"
@@ -133,8 +135,17 @@ class RestStore:
     def log(self, run_id: str, metrics: list[Metric]) -> None:
         self._call("POST", "runs/log-batch", {"run_id": run_id, "metrics": [vars(metric) for metric in metrics]})
 
+    def put(self, run_id: str, path: str, text: str) -> None:
+        self._library().put(run_id, path, text)
+
     def upload(self, run_id: str, folder: Path) -> None:
-        LibraryStore(self._uri).upload(run_id, folder)
+        self._library().upload(run_id, folder)
+
+    def _library(self) -> "LibraryStore":
+        """Files may lie in any store that the server names: the library's business."""
+        if self._files is None:
+            self._files = LibraryStore(self._uri)
+        return self._files
 
     def end(self, run_id: str, status: str) -> None:
         self._call("POST", "runs/update", {"run_id": run_id, "status": status, "end_time": int(time.time() * 1000)})
@@ -243,6 +254,9 @@ class LibraryStore:
 
         entities = [Entity(metric.key, metric.value, metric.timestamp, metric.step) for metric in metrics]
         self._client.log_batch(run_id, metrics=entities)
+
+    def put(self, run_id: str, path: str, text: str) -> None:
+        self._client.log_text(run_id, text, path)
 
     def upload(self, run_id: str, folder: Path) -> None:
         self._client.log_artifacts(run_id, str(folder), artifact_path="model")

@@ -23,13 +23,14 @@ from finetune_trainer.train.auto import Search, plan_with, rate_with
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger
 from finetune_trainer.train.distributed import World, choose_precision, device_name, start_world
-from finetune_trainer.train.fresh_model import check_vocabulary
 from finetune_trainer.train.found import Found, load_found, save_found
+from finetune_trainer.train.fresh_model import check_vocabulary
 from finetune_trainer.train.loop import Loop, Overflowed, Parts, Reporting
 from finetune_trainer.train.optimizer import build_optimizer, build_schedule, restore_schedule
 from finetune_trainer.train.progress import Progress
 from finetune_trainer.train.resume import find_start
 from finetune_trainer.train.sampler import BatchShape
+from finetune_trainer.train.samples import Sampler
 from finetune_trainer.train.seeding import seed_all, seed_for
 from finetune_trainer.train.settings import ModelSettings, Settings
 from finetune_trainer.train.stopping import Stop
@@ -115,8 +116,8 @@ class Run:
         self._keep(replace(self._found, precision="fp32"))
         if self._world.main:
             self.progress.notice(
-                f"the loss was not usable in fp16 after step {overflow.good_until}: the run goes on in fp32, which takes "
-                "more memory and time, from the newest checkpoint before that"
+                f"the loss was not usable in fp16 after step {overflow.good_until}: the run goes on in fp32, which "
+                "takes more memory and time, from the newest checkpoint before that"
             )
             for path in checkpoint_folder.complete_checkpoints(self.settings.places.checkpoints):
                 step = checkpoint_folder.step_of(path) or 0
@@ -320,7 +321,14 @@ class Run:
             world=world,
             precision=self._precision,
         )
-        reporting = Reporting(self.progress, self._metrics, lambda current: self._save(parts, current), self._stopping)
+        sampler = self._make_sampler(loaded, state)
+        reporting = Reporting(
+            self.progress,
+            self._metrics,
+            lambda current: self._save(parts, current),
+            self._stopping,
+            sampler.write if sampler is not None else None,
+        )
         loop = Loop(parts, settings.loop, reporting, state, plan_steps(settings.resolved, len(parts.train)))
         parts.adapter_steps = adapter_steps(plain, loop.total_steps)
         parts.schedule = build_schedule(optimizer, settings.optimizer, loop.total_steps)
@@ -340,6 +348,31 @@ class Run:
         rate = rate_with(found, self.settings)
         self.settings = replace(self.settings, optimizer=replace(self.settings.optimizer, learning_rate=rate))
         return plan
+
+    def _make_sampler(self, loaded: Loaded, state: TrainerState) -> Sampler | None:
+        """What writes samples at evaluations, on rank 0, if any are wanted."""
+        spec = self.settings.resolved.spec
+        wanted = spec.evaluation_conf
+        if wanted is None or not wanted.sample_prompts or not self._world.main:
+            return None
+        sampler = Sampler(
+            loaded.model,
+            loaded.tokenizer,
+            wanted.sample_prompts,
+            chat=spec.method != "clm",
+            max_new_tokens=wanted.sample_max_new_tokens,
+            precision=self._precision,
+            folder=self.settings.places.records,
+            publish=self._publish,
+            notice=self.progress.notice,
+            beat=self.progress.beat,
+        )
+        sampler.begin(state.step)
+        return sampler
+
+    def _publish(self, path: str, text: str) -> None:
+        if self.tracker is not None:
+            self.tracker.keep(path, text)
 
     def _announce(self, parts: Parts, loop: Loop, data: TrainingData) -> None:
         """Says once, in the log and in the status, what came out of the arithmetic."""

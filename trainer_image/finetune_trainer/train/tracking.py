@@ -24,6 +24,17 @@ RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 PARTING_SECONDS = 30.0  # how long the end of a job waits for a server that does not answer
 BATCH = 500  # metrics in one request; MLflow takes 1000
 BUFFER = 100_000  # metrics kept for a server that is away
+FILES = 100  # small files kept, likewise
+FILE_TRIES = 6  # a server may take metrics and yet have no place for files
+
+
+@dataclass
+class SmallFile:
+    """A text to be stored with the run under a path, and how often that was tried."""
+
+    path: str
+    text: str
+    tries: int = 0
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,7 @@ class Tracker:
     def __init__(self, settings: TrackingSettings) -> None:
         self._settings = settings
         self._queue: deque[Metric] = deque()
+        self._files: deque[SmallFile] = deque()
         self._wake = threading.Event()
         self._lock = threading.Lock()
         self._closing_at: float | None = None
@@ -56,6 +68,7 @@ class Tracker:
         self._run: tuple[str, str] | None = None
         self._error: str | None = None
         self._lost = 0
+        self._lost_files = 0
         self._sent_artifacts = False
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
@@ -73,6 +86,14 @@ class Tracker:
             while len(self._queue) > BUFFER:
                 self._queue.popleft()
                 self._lost += 1
+
+    def keep(self, path: str, text: str) -> None:
+        """Queues a small file to be stored with the run; never waits."""
+        with self._lock:
+            self._files.append(SmallFile(path, text))
+            while len(self._files) > FILES:
+                self._files.popleft()
+                self._lost_files += 1
 
     def close(
         self, status: str | None, artifacts: Path | None = None, patience: float = PARTING_SECONDS
@@ -116,6 +137,9 @@ class Tracker:
             parts.append(f"{missing} metrics were lost")
         elif waiting and self._error:
             parts.append(f"{waiting} metrics wait to be sent")
+        files = self._lost_files + (len(self._files) if over else 0)
+        if files:
+            parts.append(f"{files} files were lost")
         return "; ".join(parts) or None
 
     # --- the thread -------------------------------------------------------------------------------------------------
@@ -173,11 +197,30 @@ class Tracker:
             with self._lock:
                 batch = [self._queue[at] for at in range(min(BATCH, len(self._queue)))]
             if not batch:
-                return
+                break
             self._store.log(self._run[1], batch)
             with self._lock:
                 for _ in batch:
                     self._queue.popleft()
+        while self._files:
+            self._send_file(self._files[0])
+
+    def _send_file(self, file: SmallFile) -> None:
+        """Stores the first file. One that cannot be stored is given up, since metrics wait behind its retries."""
+        assert self._store is not None
+        assert self._run is not None
+        file.tries += 1
+        lost = False
+        try:
+            self._store.put(self._run[1], file.path, file.text)
+        except Exception:
+            if file.tries < FILE_TRIES:
+                raise
+            lost = True
+        with self._lock:
+            if self._files and self._files[0] is file:
+                self._files.popleft()
+            self._lost_files += lost
 
     def _part(self) -> None:
         assert self._store is not None
