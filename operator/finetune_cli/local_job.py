@@ -6,6 +6,10 @@ claim, a value from a Secret) is refused with the way out.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import copy
+import fcntl
 import hashlib
 import os
 import shutil
@@ -15,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_cli.errors import CliError
+from finetune_cli import terminal
+from finetune_cli.errors import CliError, UsageError
 
 if TYPE_CHECKING:
     from finetune_api.resolve import ResolvedSpec
 
+RUNS = Path("finetune-runs")
 CLUSTER_ONLY = (
     "queueName",
     "priorityClassName",
@@ -91,6 +97,83 @@ class Folders:
             (self.work / name).unlink(missing_ok=True)
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that reads a job's model and data on this machine."""
+    parser.add_argument(
+        "--work-dir", metavar="DIR", type=Path, help=f"where data and results lie; default: {RUNS}/<name>"
+    )
+    parser.add_argument(
+        "--model-cache", metavar="DIR", type=Path, help="folder for downloaded models; default: in the work dir"
+    )
+    parser.add_argument("--endpoint", metavar="URL", help="S3 endpoint, instead of the manifest's bucketStorageHost")
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME=PATH",
+        action="append",
+        default=[],
+        dest="datasets",
+        help="where the data of dataset://NAME lies: a local path or a URI; repeatable",
+    )
+
+
+def folders(args: argparse.Namespace, name: str) -> Folders:
+    """The folders that these arguments mean for a job."""
+    work = (args.work_dir or RUNS / name).absolute()
+    return Folders(work, (args.model_cache or work / "model-cache").absolute())
+
+
+@contextlib.contextmanager
+def only_one(work: Path) -> Iterator[None]:
+    """Hold the work directory for the length of the block. Raises CliError if another command holds it."""
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = f"another `finetune run`, plan or validate works in {work}; wait for it, or give --work-dir"
+            raise CliError(text) from None
+        yield
+
+
+def resolve_here(spec: dict[str, Any], args: argparse.Namespace, *, quiet: bool = False) -> ResolvedSpec:
+    """The spec as it is trained on this machine, by the arguments of `add_arguments`. Raises CliError where only a
+    cluster could; says what resolving has to say, unless `quiet`."""
+    from finetune_api.resolve import resolve
+    from finetune_api.spec import FineTuneJobSpec
+
+    spec = with_datasets(spec, args.datasets)
+    if args.endpoint:
+        spec["bucketStorageHost"] = args.endpoint
+    resolved = resolve(FineTuneJobSpec.model_validate(spec))
+    problems = list(refusals(resolved))
+    if problems:
+        raise CliError("\n  ".join(["this manifest cannot be used without a cluster as it is:", *problems]))
+    if text := credentials_note(spec):
+        terminal.note(text)
+    for text in () if quiet else (*resolved.notices, *resolved.warnings):
+        terminal.note(text)
+    return resolved
+
+
+def with_datasets(spec: dict[str, Any], named: list[str]) -> dict[str, Any]:
+    """A copy of the spec in which NAME=PATH stands for dataset://NAME."""
+    spec = copy.deepcopy(spec)
+    places: dict[str, str] = {}
+    for text in named:
+        name, separator, path = text.partition("=")
+        if not separator or not name or not path:
+            raise UsageError(f"--dataset {text!r}: write NAME=PATH, for example --dataset dialogues=data/train.jsonl")
+        places[f"dataset://{name}"] = path if "://" in path else str(Path(path).absolute())
+    used = set()
+    for section in ("training_data", "validation_data"):
+        for dataset in (spec["data_conf"].get(section) or {}).get("datasets") or []:
+            used.add(dataset["path"])
+            dataset["path"] = places.get(dataset["path"], dataset["path"])
+    for name in sorted(set(places) - used):
+        raise UsageError(f"--dataset: the manifest uses no {name}")
+    return spec
+
+
 def refusals(resolved: ResolvedSpec) -> Iterator[str]:
     """Why this manifest cannot be trained here the way a cluster would."""
     from finetune_api.locations import parse_location
@@ -100,6 +183,9 @@ def refusals(resolved: ResolvedSpec) -> Iterator[str]:
         location = parse_location(text)
         if location.scheme in ("pvc", "configmap"):
             yield f"spec.{path} is {text}, which only a cluster has: --set {path}=/absolute/path names a local copy"
+        if location.scheme == "dataset":
+            name = location.container
+            yield f"spec.{path} is {text}, which only a cluster knows: --dataset {name}=PATH says where it lies"
     for variable in spec.get("env") or []:
         if variable.get("valueFrom") and variable["name"] not in os.environ:
             yield (

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_cli import terminal
-from finetune_cli.errors import EXIT_OK, CliError, UsageError
+from finetune_cli.errors import EXIT_OK, UsageError
 
 if TYPE_CHECKING:
     from finetune_api.resolve import ResolvedSpec
@@ -28,18 +29,16 @@ LOCAL_EXPERIMENT = "finetune-runs"
 class LocalRun:
     """A job in its work directory; `status` is what status.json holds, `result` what the trainer said last."""
 
-    def __init__(self, job: Job, folders: Folders, endpoint: str | None) -> None:
+    def __init__(self, job: Job, folders: Folders, args: argparse.Namespace) -> None:
         from finetune_cli.local_status import LocalStatus
 
         self.job = job
         self.folders = folders
         self.status: LocalStatus = LocalStatus.load(folders.status)
         self.result: dict[str, Any] = {}
-        self.resolved = self._resolve(endpoint)
+        self.resolved = self._resolve(args)
 
-    def _resolve(self, endpoint: str | None) -> ResolvedSpec:
-        from finetune_api.resolve import resolve
-        from finetune_api.spec import FineTuneJobSpec
+    def _resolve(self, args: argparse.Namespace) -> ResolvedSpec:
         from finetune_cli import local_job
 
         spec = dict(self.job.spec)
@@ -48,17 +47,7 @@ class LocalRun:
         if not spec.get("tracking"):
             uri = f"sqlite:///{self.folders.work / 'mlflow.db'}"
             spec["tracking"] = {"mlflow_server_uri": uri, "experiment_name": LOCAL_EXPERIMENT}
-        if endpoint:
-            spec["bucketStorageHost"] = endpoint
-        resolved = resolve(FineTuneJobSpec.model_validate(spec))
-        problems = list(local_job.refusals(resolved))
-        if problems:
-            raise CliError("\n  ".join(["this manifest cannot be trained without a cluster as it is:", *problems]))
-        if text := local_job.credentials_note(spec):
-            terminal.note(text)
-        for text in (*resolved.notices, *resolved.warnings):
-            terminal.note(text)
-        return resolved
+        return local_job.resolve_here(spec, args)
 
     def finished_before(self) -> bool:
         """Whether an earlier run finished this very training. Raises CliError if it was another one's."""

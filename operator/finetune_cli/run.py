@@ -7,59 +7,37 @@ status document as in the cluster. Ctrl-C writes a checkpoint and exits with 75;
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_cli import terminal
-from finetune_cli.errors import EXIT_OK, CliError
+from finetune_cli.errors import EXIT_OK
 
 if TYPE_CHECKING:
     from finetune_cli.local_run import LocalRun
 
-RUNS = Path("finetune-runs")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from finetune_cli import local_job
     from finetune_cli.manifests import add_job_arguments
 
     add_job_arguments(parser)
-    parser.add_argument("--work-dir", metavar="DIR", type=Path, help=f"default: {RUNS}/<name>")
-    parser.add_argument(
-        "--model-cache", metavar="DIR", type=Path, help="folder for downloaded models; default: in the work dir"
-    )
-    parser.add_argument("--endpoint", metavar="URL", help="S3 endpoint, instead of the manifest's bucketStorageHost")
+    local_job.add_arguments(parser)
     parser.add_argument("--fresh", action="store_true", help="remove what an earlier run made in the work dir first")
     parser.add_argument("-o", "--output", choices=["text", "json"], default="text", help="json: the result, in the end")
 
 
 def run(args: argparse.Namespace) -> int:
-    from finetune_cli.local_job import Folders
+    from finetune_cli import local_job
     from finetune_cli.local_run import LocalRun
     from finetune_cli.manifests import checked_job
 
     job = checked_job(args)
-    work = (args.work_dir or RUNS / job.name).absolute()
-    folders = Folders(work, (args.model_cache or work / "model-cache").absolute())
-    work.mkdir(parents=True, exist_ok=True)
-    with only_one(work):
+    folders = local_job.folders(args, job.name)
+    with local_job.only_one(folders.work):
         if args.fresh:
             folders.clear()
-        return _run(LocalRun(job, folders, args.endpoint), args.output == "json")
-
-
-@contextlib.contextmanager
-def only_one(work: Path) -> Iterator[None]:
-    """Hold the work directory for the length of the block. Raises CliError if another run holds it."""
-    with (work / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CliError(f"another `finetune run` works in {work}; wait for it, or give --work-dir") from None
-        yield
+        return _run(LocalRun(job, folders, args), args.output == "json")
 
 
 def _run(local: LocalRun, as_json: bool) -> int:

@@ -1,4 +1,7 @@
-"""`finetune validate -f FILE…`: every problem of every manifest at once, by the rules that the cluster applies."""
+"""`finetune validate -f FILE…`: every problem of every manifest at once, by the rules that the cluster applies.
+
+With --data also every bad line of the data, by the reading of the download pod, and what else of it should be known.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,31 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from finetune_cli import terminal
-from finetune_cli.errors import EXIT_OK, EXIT_PROBLEMS
+from finetune_cli.errors import EXIT_OK, EXIT_PROBLEMS, CliError, UsageError
 
 if TYPE_CHECKING:
     from finetune_api.manifest import Manifest
     from finetune_api.validation import Problem
+    from finetune_cli.local_data import Inspection
+    from finetune_trainer.data.files import BadLine
+
+MAX_LINES = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from finetune_cli import local_job
     from finetune_cli.manifests import add_file_argument
 
     add_file_argument(parser, several=True)
+    parser.add_argument("--data", action="store_true", help="read the data as well, and check every line of it")
+    parser.add_argument(
+        "--max-lines",
+        metavar="N",
+        type=int,
+        default=MAX_LINES,
+        help=f"list so many bad lines (default {MAX_LINES}, 0: all); all are counted",
+    )
+    local_job.add_arguments(parser)
     parser.add_argument("-o", "--output", choices=["text", "json"], default="text")
     parser.epilog = (
         "Problems go to stdout as file:line:column. A values file of the finetune-job chart is checked as what it"
@@ -31,6 +48,10 @@ def run(args: argparse.Namespace) -> int:
     reports: list[Report] = []
     for name, text in sources(args.filename):
         reports += check(name, text)
+    if args.data:
+        for report in reports:
+            if report.valid and not report.skipped:
+                report.data = read_data(report, args)
     if args.output == "json":
         terminal.print_json(
             {"valid": all_valid(reports), "manifests": [report.document() for report in reports if not report.skipped]}
@@ -53,21 +74,27 @@ class Report:
     problems: list[Problem] = dataclasses.field(default_factory=list)
     notices: list[str] = dataclasses.field(default_factory=list)
     skipped: bool = False
+    spec: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data: DataReport | None = None
 
     @property
     def valid(self) -> bool:
-        return not any(problem.severity == "error" for problem in self.problems)
+        """Whether the manifest can be used, and its data, as far as that was read."""
+        return not any(problem.severity == "error" for problem in self.problems) and (
+            self.data is None or self.data.valid
+        )
 
     def document(self) -> dict[str, Any]:
         """For programs."""
         problems = [dataclasses.asdict(problem) for problem in self.problems]
-        return {
+        document = {
             "source": self.source,
             "name": self.name,
             "valid": self.valid,
             "problems": problems,
             "notices": self.notices,
         }
+        return {**document, "data": self.data.document()} if self.data else document
 
     def print(self) -> None:
         """For people."""
@@ -80,8 +107,75 @@ class Report:
             terminal.say(_colored(problem))
         for notice in self.notices:
             terminal.say(f"{self.source}: {terminal.styled('notice', 'cyan')}: {notice}")
+        if self.data:
+            self.data.print(self.source)
         if self.valid:
             terminal.say(f"{self.source}: FineTuneJob {self.name} is {terminal.styled('valid', 'ok')}")
+
+
+@dataclasses.dataclass
+class DataReport:
+    """What is to say of a job's data. shown: how many bad lines are listed, None for all that were kept."""
+
+    found: Inspection
+    shown: int | None
+
+    @property
+    def valid(self) -> bool:
+        return self.found.plan is not None
+
+    @property
+    def listed(self) -> list[BadLine]:
+        """The bad lines to list."""
+        return self.found.bad.lines[: self.shown] if self.found.bad else []
+
+    def document(self) -> dict[str, Any]:
+        """For programs."""
+        bad, plan = self.found.bad, self.found.plan
+        return {
+            "valid": self.valid,
+            "badLines": bad.count if bad else 0,
+            "listed": [dataclasses.asdict(line) for line in self.listed],
+            "problem": self.found.problem,
+            "dataset": plan.dataset_report().to_dict() if plan else None,
+            "notices": list(self.found.notices),
+        }
+
+    def print(self, source: str) -> None:
+        """For people."""
+        error = terminal.styled("error", "error")
+        if bad := self.found.bad:
+            for line in self.listed:
+                place = f"{line.file}:{line.line}" if line.line else line.file
+                terminal.say(f"{place}: {error}: {line.reason}")
+            rest = bad.count - len(self.listed)
+            more = f"; {rest} more are not listed (--max-lines 0 lists all)" if rest else ""
+            noun = "line" if bad.count == 1 else "lines"
+            terminal.say(f"{source}: {error}: {bad.count} bad {noun} in the data{more}")
+        elif self.found.problem:
+            terminal.say(f"{source}: {error}: {self.found.problem}")
+        for notice in self.found.notices:
+            terminal.say(f"{source}: {terminal.styled('notice', 'cyan')}: {notice}")
+        if plan := self.found.plan:
+            data = plan.data
+            terminal.say(
+                f"{source}: data: {data.examples} training and {data.validation_examples} validation examples, "
+                f"{data.tokens} tokens; {data.dropped or 0} too long, {data.truncated or 0} cut, "
+                f"{data.duplicates or 0} repeated, {data.leaks or 0} of validation in training too"
+            )
+
+
+def read_data(report: Report, args: argparse.Namespace) -> DataReport:
+    """The data of a valid manifest, or why it cannot be read here."""
+    from finetune_cli.local_data import Inspection, inspect
+
+    try:
+        found = inspect(report.spec, report.name, args, quiet=True)
+    except UsageError:
+        raise
+    except CliError as problem:
+        found = Inspection(problem=str(problem))
+    return DataReport(found, args.max_lines or None)
 
 
 def all_valid(reports: list[Report]) -> bool:
@@ -110,6 +204,7 @@ def _check_document(manifest: Manifest) -> Report:
     if not is_job(manifest):
         report.skipped = True
         return report
+    report.spec = manifest.spec
     report.problems = validate_manifest(manifest)
     if report.valid:
         report.notices = _notices(manifest)

@@ -18,10 +18,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+OUTLINE = "_TENSORS.json"  # in place of weights, see model_outline.py
 _MAX_HEADER = 100 * 1024 * 1024  # safetensors' own limit
 _LORA_DEFAULT_TARGETS = ("q_proj", "v_proj", "c_attn", "query_key_value", "query", "value")
 _EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings")
@@ -136,8 +137,10 @@ class Memory:
 
 
 def read_tensors(model_dir: Path) -> dict[str, Tensor]:
-    """Every tensor of a model's safetensors files by name; empty if it has none. Raises ValueError for a broken
-    file."""
+    """Every tensor of a model's safetensors files (or of its outline) by name; empty if it has none. Raises ValueError
+    for a broken file."""
+    if (model_dir / OUTLINE).is_file():
+        return tensors_of(json.loads((model_dir / OUTLINE).read_text(encoding="utf-8")))
     tensors: dict[str, Tensor] = {}
     for path in sorted(model_dir.glob("*.safetensors")):
         with path.open("rb") as stream:
@@ -149,7 +152,7 @@ def read_tensors(model_dir: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_header(stream: BinaryIO, name: str) -> dict[str, Any]:
+def read_header(stream: IO[bytes], name: str) -> dict[str, Any]:
     """The tensors of a safetensors file as its header describes them; data_offsets count from the file's beginning."""
     prefix = stream.read(8)
     size = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0

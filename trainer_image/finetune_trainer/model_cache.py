@@ -71,6 +71,11 @@ def fetch_model(
     return CachedModel(entry, files, fetched=True, notices=notices)
 
 
+def is_cached(entry: Path) -> bool:
+    """Whether a cache entry is there, whole."""
+    return _complete_files(entry) is not None
+
+
 def _complete_files(entry: Path) -> dict[str, int] | None:
     """The files of a complete entry, checked for their sizes; None if it is incomplete or damaged."""
     try:

@@ -71,7 +71,7 @@ def test_one_run_at_a_time_in_a_folder(finetune, local, tmp_path):
         fcntl.flock(lock, fcntl.LOCK_EX)
         result = finetune("run", "-f", local(), "--work-dir", tmp_path)
     assert result.returncode == 1
-    assert "another `finetune run`" in result.stderr
+    assert "another `finetune run`, plan or validate" in result.stderr
 
 
 def test_fresh_removes_what_a_run_made_and_nothing_else(finetune, local, tmp_path):
