@@ -18,6 +18,7 @@ COMMANDS = {
     "validate": "check manifests; every problem with file, line and a suggestion",
     "convert": "turn another system's configuration into a manifest, with a note for every key",
     "explain": "what a key means: type, default, origin, where it acts",
+    "plan": "what a training will be: steps, tokens, batches, memory, hours",
     "render": "print the Kubernetes objects that a manifest becomes",
     "run": "train from a manifest on this machine, without a cluster",
     "watch": "follow a job in the cluster until it ends",
