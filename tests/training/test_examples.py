@@ -31,6 +31,7 @@ from finetune_api.validation import validate_manifest
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ROWS = 4  # of training data: all of them in each step
 STEPS = 4
+TYPES_WITH_TASKS = ("MULTITASK_PROMPT_TUNING", "POLY")  # PEFT asks which of them each row is of
 
 
 def jobs() -> dict[str, dict[str, Any]]:
@@ -197,9 +198,13 @@ def _check_result(checkpoints: Path, base: Path, resolved: Any) -> None:
     final, merged = checkpoints / "checkpoint-final", checkpoints / "checkpoint-final-merged"
     tokens = AutoTokenizer.from_pretrained(final)("The model is asked a question.", return_tensors="pt")
 
+    tasks = {"task_ids": torch.tensor([0])} if resolved.spec.peft_conf.peft_type in TYPES_WITH_TASKS else {}
+
     def logits(model: Any) -> Any:
         with torch.no_grad():
-            found = model.eval()(input_ids=tokens["input_ids"]).logits.float()
+            found = model.eval()(
+                input_ids=tokens["input_ids"], **(tasks if hasattr(model, "peft_config") else {})
+            ).logits.float()
         assert torch.isfinite(found).all()
         return found
 

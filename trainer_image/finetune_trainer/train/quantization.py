@@ -42,6 +42,10 @@ def prepare_quantised(model: Any, arguments: dict[str, Any]) -> None:
             f"quant_conf quantises nothing of {type(model).__name__}: it has no linear layers that bitsandbytes knows"
         )
     for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # Where a CPU has AVX512-BF16, the first evaluation would repack 4-bit weights in place for a kernel that
+            # computes in bf16, whatever bnb_4bit_compute_dtype says, and fails unless 32 divides the layer's outputs.
+            module.support_avx512bf16_for_cpu = False
         if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
             continue
         for parameter in module.parameters(recurse=False):
