@@ -34,7 +34,8 @@ class SFTArguments(SpecModel):
     """Supervised fine-tuning on conversations."""
 
     max_seq_length: SequenceLength = Field(
-        2048, description="Maximum input sequence length in tokens. Longer sequences are filtered out, and counted."
+        2048,
+        description="Maximum input sequence length in tokens. Longer sequences are treated as overlength says, and counted.",
     )
     save_name_if_new_basemodel: FolderName = Field(
         "checkpoint-new-basemodel", description="If a new basemodel is saved, it is saved with this name."
