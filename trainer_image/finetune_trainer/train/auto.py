@@ -70,6 +70,7 @@ class Search:
 
     def _stepper(self, model: Any, rate: float) -> Stepper:
         """With an optimizer of its own, so that nothing is left behind in the run's."""
+        self.model.train()  # as in training: dropout, gradient checkpointing
         return Stepper(
             model=model,
             plain=self.plain,

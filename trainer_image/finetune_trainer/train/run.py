@@ -10,6 +10,7 @@ import torch
 
 from finetune_api.batch import BatchPlan
 from finetune_api.status import EffectiveSettings
+from finetune_trainer.adapter_source import check_new_tokens
 from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, padded_length, prepare_tokenizer
 from finetune_trainer.errors import BadConfiguration, InputMissing, Interrupted, OutOfMemory
 from finetune_trainer.positions import check_positions, virtual_tokens
@@ -166,6 +167,7 @@ class Run:
     def _load_model(self, tokenizer: PreparedTokenizer) -> tuple[Any, bool]:
         """The model with its adapter, and whether its vocabulary grew."""
         settings, world = self.settings, self._world
+        check_new_tokens(settings.resolved.spec, tokenizer.added_tokens)
         check_vocabulary(settings.model.hyperparameters, len(tokenizer.tokenizer))
         seed_all(seed_for(settings.loop.seed, "model"))
         model = models.load_model(
