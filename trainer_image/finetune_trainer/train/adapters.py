@@ -109,7 +109,8 @@ def _check_all_loaded(model: Any, folder: Path) -> None:
 def _give_task(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """Rows carry no task, so all are task 0; not while the adapter is switched off, when the base model is called."""
     ids = kwargs.get("input_ids", args[0] if args else None)
-    if "task_ids" not in kwargs and "forward" not in vars(module) and ids is not None:
+    switched_off = getattr(module.forward, "__self__", module) is not module  # PEFT puts the base model's in its place
+    if "task_ids" not in kwargs and not switched_off and ids is not None:
         kwargs["task_ids"] = torch.zeros(ids.shape[0], dtype=torch.long, device=ids.device)
     return args, kwargs
 
