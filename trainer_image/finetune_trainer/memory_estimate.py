@@ -89,6 +89,10 @@ class Model:
     tensors: Mapping[str, Tensor]
     sizes: Sizes | None = None
 
+    @property
+    def elements(self) -> int:
+        return sum(tensor.elements for tensor in self.tensors.values())
+
 
 @dataclass(frozen=True)
 class Training:

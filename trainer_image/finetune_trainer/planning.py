@@ -5,6 +5,7 @@ prints it; the loop itself goes by the same steps.py, timetable.py and sampler.p
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ def make_plan(
             elsewhere[distributed] = estimate(
                 known, training, batches.largest, processes=resolved.world_size, distributed=distributed
             )
-    trained = trained_shapes(known, training) if known else None
+    trained = sum(math.prod(shape) for shape in trained_shapes(known, training)) if known else None
     work = batches.tokens * (steps.total / min(steps.per_epoch, steps.total))
     return Plan(
         data=data.report,
@@ -156,8 +157,8 @@ def make_plan(
         checkpoints=len(_checkpoints(resolved, steps)),
         distributed=resolved.distributed_type,
         precision=training.precision,
-        parameters=sum(tensor.elements for tensor in known.tensors.values()) if known else None,
-        trained=sum(_elements(shape) for shape in trained) if trained is not None else None,
+        parameters=known.elements + (0 if training.trains_all else trained or 0) if known else None,
+        trained=trained,
         memory=elsewhere.get(resolved.distributed_type),
         elsewhere={name: memory for name, memory in elsewhere.items() if memory},
         hours=work / tokens_per_second / 3600 if tokens_per_second else None,
@@ -288,10 +289,3 @@ def _quantised(conf: Any) -> Quantised | None:
     if conf.load_in_4bit:
         return Quantised(4, _CONSTANTS_DOUBLE if conf.bnb_4bit_use_double_quant else _CONSTANTS_4BIT, skipped)
     return Quantised(8, _CONSTANTS_8BIT, skipped) if conf.load_in_8bit else None
-
-
-def _elements(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
