@@ -41,8 +41,7 @@ def refusal_of(path: str) -> str | None:
 
 
 def tests_of(row: Parameter) -> tuple[str, ...]:
-    """The ids of the tests that show that a parameter works: its own, else those of the keys that it becomes."""
-    from finetune_api.parameters.proof import OF_KEY, OF_ROW
+    """The ids of the tests that show that a parameter works."""
+    from finetune_api.parameters import proof
 
-    own = OF_ROW.get((row.document, row.section, row.key))
-    return own or tuple(dict.fromkeys(test for key in row.ours for test in OF_KEY.get(key, ())))
+    return proof.of(row)

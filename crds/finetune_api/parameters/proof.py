@@ -1,8 +1,11 @@
 """Which tests show that a parameter works: test ids, as pytest takes them.
 
 OF_KEY has the proof of a key of spec, which counts for every document's parameter that becomes this key. OF_ROW has
-that of one parameter, where the key's is not enough or there is no key; it replaces the other.
+that of one parameter, where the key's is not enough or there is no key; it replaces the other. What another system's
+parameter is converted to has its tests besides.
 """
+
+from finetune_api.parameters.row import Parameter
 
 _Tests = tuple[str, ...]
 
@@ -37,6 +40,38 @@ _SIZES = _of(_CLM_MODEL, "test_sizes_by_the_architectures_own_names", "test_from
 _SCRIPT = _of(_CLM_TRAINING, "test_document_004_as_a_plain_loop", "test_with_transformers_own_trainer")
 _LORA = _of(_MODEL_ARGS, "test_every_lora_argument_is_pefts")
 
+_JOB_DATA = "training/data/test_job_data"
+_TOKENS = "training/data/test_template_tokens"
+_PACKING = "training/data/test_packing"
+_PREFERENCE = "training/data/test_preference_rows"
+_DPO_TRL = "training/dpo/test_dpo_against_trl"
+_QUANT = "training/test_quantization"
+_PEFT_TYPES = "training/test_peft_types"
+_AUTO = "training/test_auto"
+_STEPS = "unit/data/test_steps"
+_CONVERT = "unit/cli/test_convert"
+_HUB = "training/data/test_download_hub"
+_TEMPLATE = (
+    *_of(_TOKENS, "test_every_token_and_every_label", "test_inference_begins_with_the_same_tokens"),
+    *_of(_TEMPLATES, "test_text_ids_and_trained_tokens_are_exact"),
+)
+_PAIRS = _of(_JOB_DATA, "test_pairs_in_every_format", "test_either_key_turns_pairs_on")
+_DATASET_FOLDER = _of(_EXAMPLES, f"{_EXAMPLE}[data/dataset-folder.yaml]", f"{_EXAMPLE}[methods/clm-wikitext.yaml]")
+
+
+def _peft(kind: str) -> _Tests:
+    """The losses, an exact resume, the export and the merge of a PEFT type, beside PEFT by hand."""
+    return _of(_PEFT_TYPES, f"test_a_type_trains_as_by_hand_resumes_exports_and_merges[{kind}]")
+
+
+def _quantised(*options: str) -> _Tests:
+    return _of(_QUANT, *(f"test_an_option_trains_as_by_hand_and_resumes[{option}]" for option in options))
+
+
+_TRAINED_TYPES = (
+    *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "LORA", "ADALORA", "BOFT", "IA3"),
+    *("ADAPTION_PROMPT", "LOHA", "LOKR", "OFT", "POLY", "LN_TUNING", "VERA", "FOURIERFT", "HRA", "VBLORA"),
+)
 _REFUSED_MODEL_ARGS = (
     *("device_map", "max_memory", "low_cpu_mem_usage", "offload_folder", "offload_state_dict", "offload_buffers"),
     *("cache_dir", "force_download", "local_files_only", "proxies", "code_revision", "token", "trust_remote_code"),
@@ -56,7 +91,9 @@ OF_KEY: dict[str, _Tests] = {
     "data_conf.training_data.datasets[].sampling_weight": _of(
         _MIXING, "test_draws_follow_the_weights", "test_a_weight_of_zero_leaves_a_dataset_out"
     ),
-    "data_conf.training_data.seed": _of(_MIXING, "test_every_row_is_drawn_and_rows_of_a_dataset_come_in_order"),
+    "data_conf.training_data.seed": _of(
+        _MIXING, "test_the_order_is_pinned", "test_as_the_datasets_library_mixes_with_the_same_draws"
+    ),
     "data_conf.training_data.data_type": _of("unit/api/test_data_type", "test_the_kind_of_rows_follows_the_method"),
     "data_conf.validation_data": _of(_DATASET, "test_validation_files_are_read_like_training_files")
     + _of(_TRAINING, "test_validation_data_without_a_strategy_is_used_at_the_end"),
@@ -69,12 +106,23 @@ OF_KEY: dict[str, _Tests] = {
         _MIXING, "test_a_split_is_disjoint_whole_and_stable", "test_the_default_split_is_pinned"
     ),
     "data_conf.validation_data.datasets[].path": _of(_DATASET, "test_validation_files_are_read_like_training_files"),
-    "data_conf.chat_template_name": _of(_TEMPLATES, "test_text_ids_and_trained_tokens_are_exact"),
+    "data_conf.chat_template_name": _TEMPLATE,
+    "data_conf.max_examples": _of(_JOB_DATA, "test_max_examples")
+    + _of("unit/data/test_assembling", "test_max_examples_is_the_beginning_of_the_whole"),
+    "data_conf.input_key": _PAIRS,
+    "data_conf.output_key": _PAIRS,
+    "data_conf.training_data.datasets[].config": _DATASET_FOLDER,
+    "data_conf.training_data.datasets[].split": _DATASET_FOLDER,
+    "data_conf.validation_data.datasets[].split": _DATASET_FOLDER,
     "data_conf.padding_side": _of(_PADDING, "test_mask_and_labels_go_by_position")
     + _of(_TRAINING, "test_padding_side_changes_nothing"),
     "data_conf.missing_pad_token_strategy": _of(_PADDING, "test_the_four_strategies"),
     "sft_args": _of(_DATASET, "test_rows_that_are_too_long_are_dropped_and_counted"),
     "sft_args.max_seq_length": _of(_DATASET, "test_rows_that_are_too_long_are_dropped_and_counted"),
+    "sft_args.overlength": _of(_JOB_DATA, "test_the_report_counts_everything")
+    + _of(_PACKING, "test_losses_and_gradients_are_those_of_the_documents_alone", "test_no_document_sees_another"),
+    "sft_args.padding": _of(_PACKING, "test_a_batch_padded_to_the_maximum_has_the_same_loss")
+    + _of(_JOB_DATA, "test_padding_to_the_maximum"),
     "sft_args.save_name_if_new_basemodel": _of(_MODEL_ARGS, "test_a_grown_base_model_is_saved_under_the_name_given"),
     "sft_args.train_on_completions_only": _of(_TEMPLATES, "test_text_ids_and_trained_tokens_are_exact")
     + _of(_TEMPLATES, "test_without_completions_only_every_token_is_trained"),
@@ -126,9 +174,28 @@ OF_KEY: dict[str, _Tests] = {
     "overrides.lr_multiplier": _of(_RESOLVE, "test_learning_rate"),
     "overrides.lr_batch_size_scaling": _of(_RESOLVE, "test_learning_rate"),
     "overrides.min_update_steps": _of("unit/data/test_steps", "test_steps"),
+    # --- preferences
+    "dpo_args.beta": _of(_DPO_TRL, "test_steps_are_those_of_trl"),
+    # --- quantisation
+    "quant_conf": _of(_QUANT, "test_an_option_trains_as_by_hand_and_resumes"),
+    "quant_conf.quantization_type": _of(_QUANT, "test_an_option_trains_as_by_hand_and_resumes"),
+    "quant_conf.load_in_8bit": _quantised("int8") + _of(_QUANT, "test_the_merge_goes_into_the_original_weights"),
+    "quant_conf.load_in_4bit": _quantised("fp4") + _of(_QUANT, "test_the_merge_goes_into_the_original_weights"),
+    "quant_conf.llm_int8_threshold": _quantised("int8, threshold"),
+    "quant_conf.llm_int8_skip_modules": _quantised("fp4, some modules")
+    + _of(_QUANT, "test_what_cannot_be_done_on_a_quantised_model_is_refused"),
+    "quant_conf.llm_int8_enable_fp32_cpu_offload": _support("quant_conf.llm_int8_enable_fp32_cpu_offload"),
+    "quant_conf.llm_int8_has_fp16_weight": _quantised("int8, 16-bit weights"),
+    "quant_conf.bnb_4bit_compute_dtype": _quantised("nf4, bf16"),
+    "quant_conf.bnb_4bit_quant_type": _quantised("nf4", "fp4"),
+    "quant_conf.bnb_4bit_use_double_quant": _quantised("nf4, nested"),
+    "quant_conf.bnb_4bit_quant_storage": _quantised("nf4, bf16"),
     # --- adapters
     "peft_conf": _of(_EXAMPLES, f"{_EXAMPLE}[lora.yaml]"),
-    "peft_conf.peft_type": _of(_EXAMPLES, f"{_EXAMPLE}[lora.yaml]"),
+    "peft_conf.peft_type": _of(
+        _PEFT_TYPES, "test_every_type_is_tried_here", "test_a_type_trains_as_by_hand_resumes_exports_and_merges"
+    ),
+    "peft_conf.name_or_path": _of(_EXAMPLES, f"{_EXAMPLE}[adapters/pretrained.yaml]"),
     "peft_conf.peft_kwargs": _LORA,
     "peft_conf.task_type": _support("peft_conf.task_type"),
     **{
@@ -196,6 +263,14 @@ OF_ROW: dict[tuple[str, str, str], _Tests] = {
     ("002", "Epochs and steps", "gradient accumulation"): _of(_TRAINING, "test_accumulation_changes_nothing"),
     ("003", "NoneDataInput", "type"): _of(_MODEL_ARGS, "test_no_validation_data_is_no_validation"),
     ("003", "NoPeftConfig", "peft_type"): _BY_HAND,
+    ("003", "PretrainedPeftConfig", "peft_type"): _of(_EXAMPLES, f"{_EXAMPLE}[adapters/pretrained.yaml]"),
+    ("003", "NoQuantizationConfig", "quantization_type"): _BY_HAND,
+    **{("003", "PeftType", kind): _peft(kind) for kind in _TRAINED_TYPES},
+    ("003", "PeftType", "XLORA"): _of(
+        "schema/test_validate_table", "test_refused_manifests_name_the_key_and_the_fix[an adapter over adapters]"
+    )
+    + _of("schema/test_admission", "test_refused_manifests_are_refused_with_the_message[an adapter over adapters]"),
+    ("001", "lora_config", "lora_dropout"): _LORA + _peft("LORA"),
     ("003", "ConcatenationDataInput", "type"): _of(_DATASET, "test_files_follow_one_another"),
     ("003", "WeightedMixDataInput", "type"): _of(_MIXING, "test_equal_weights_take_turns_until_the_longest_is_used_up")
     + _of(_DATASET, "test_a_mix_draws_from_usable_rows_and_leaves_unweighted_files_unread"),
@@ -203,9 +278,6 @@ OF_ROW: dict[tuple[str, str, str], _Tests] = {
         _TEMPLATES, "TestKeepOriginal::test_completion_spans", "TestKeepOriginal::test_renders_as_transformers_does"
     ),
     ("004", "TrainingArguments", "evaluation_strategy"): _of(_RESOLVE, "test_old_names_are_translated") + _SCRIPT,
-    ("004", "TrainingArguments", "logging_dir"): _of(
-        "unit/api/test_clm_arguments", "test_document_004s_removed_names_are_translated_and_said_once"
-    ),
     **{
         ("004", "TrainingArguments", key): _SCRIPT
         for key in (
@@ -220,3 +292,21 @@ OF_ROW: dict[tuple[str, str, str], _Tests] = {
     ("004", "save_pretrained", "model"): _of(_CLM_TRAINING, "test_what_is_saved_loads_and_continues_text"),
     ("004", "save_pretrained", "tokenizer"): _of(_CLM_TRAINING, "test_what_is_saved_loads_and_continues_text"),
 }
+
+
+def of(row: Parameter) -> _Tests:
+    """The tests of a row: what shows that it acts, then what shows its conversion."""
+    own = OF_ROW.get((row.document, row.section, row.key))
+    acts = own or tuple(test for key in row.ours for test in OF_KEY.get(key, ()))
+    return tuple(dict.fromkeys((*acts, *converted(row))))
+
+
+def converted(row: Parameter) -> _Tests:
+    """The tests that a parameter of another system becomes the right key of ours, or an error that names it."""
+    if row.document == "000":
+        memory = ("test_memory_tuning_is_an_error_for_every_key_of_it",) if row.key.startswith("index_") else ()
+        return _of(_CONVERT, f"test_no_argument_of_lamini_is_lost[{row.name}]", *memory)
+    if row.document == "001":
+        whole = row.beyond or row.default is None
+        return _of(_CONVERT, "test_a_whole_llmforge_file" if whole else f"test_no_key_of_llmforge_is_lost[{row.name}]")
+    return _of(_CONVERT, "test_the_script_of_document_004") if row.document == "004" else ()
