@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_cli.converting.arguments import COMPUTED
 from finetune_cli.converting.conversion import Code, Conversion
 
 
@@ -17,7 +16,5 @@ def put_lora(conversion: Conversion, given: Mapping[str, Any], prefix: str) -> N
         if key == "task_type" and value is not None:
             task = value.text.rpartition(".")[2] if isinstance(value, Code) else value  # TaskType.CAUSAL_LM
             conversion.put("peft_conf.task_type", task, f"{prefix}.{key}", value)
-        elif isinstance(value, Code):
-            conversion.refuse(f"{prefix}.{key}", value, COMPUTED)
         elif value is not None:
             conversion.put(f"peft_conf.peft_kwargs.{key}", value, f"{prefix}.{key}", value)

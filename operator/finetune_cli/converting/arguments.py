@@ -7,9 +7,8 @@ from typing import Any
 
 from finetune_api.training_args import REMOVED as REMOVED_ARGUMENTS
 from finetune_api.training_args import RENAMED, RENAMED_VALUES, refusal, snapshot, translate
-from finetune_cli.converting.conversion import Code, Conversion, show, whole
+from finetune_cli.converting.conversion import COMPUTED, Code, Conversion, show, whole
 
-COMPUTED = "the program computes it; write its value"
 ANYPRECISION = "adamw_anyprecision"
 TORCHDISTX = "it needs torchdistx, which today's PyTorch has not; with its default types the arithmetic is AdamW's"
 # What says where files go, or what this trainer does anyway: (why it is left out, the values that are; None: all).

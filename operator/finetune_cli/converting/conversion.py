@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 SHOWN = 100  # characters of a value in a message
+COMPUTED = "the program computes it; write its value"
 
 
 class Conversion:
@@ -29,6 +30,9 @@ class Conversion:
 
     def put(self, path: str, value: Any, key: str, old: Any, why: str = "", shown: Any = None) -> None:
         """Set a key of spec to what `key: old` of the source means. `shown` stands for a value too long for a note."""
+        if computed(value):
+            self.refuse(key, old, COMPUTED)
+            return
         self._set(path, value)
         self.origins[path] = f"{key}: {show(old)}"
         new = path if same(value, old) else f"{path}: {show(value if shown is None else shown)}"
@@ -106,6 +110,15 @@ class Code:
 
     def __repr__(self) -> str:
         return self.text
+
+
+def computed(value: Any) -> bool:
+    """Whether a value is or holds what only the program knows."""
+    if isinstance(value, dict):
+        return any(computed(one) for one in value.values())
+    if isinstance(value, list | tuple):
+        return any(computed(one) for one in value)
+    return isinstance(value, Code)
 
 
 def whole(conversion: Conversion, key: str, value: Any, least: int = 1) -> int | None:

@@ -44,7 +44,7 @@ def parse(text: str, name: str) -> Mapping[str, Any] | Source:
 def _of_python(text: str, name: str) -> Mapping[str, Any] | Source:
     """A source that is nothing but a dict, or one assignment of a dict, counts as that dict."""
     source = read_source(text, name)
-    if source.calls or lamini.read(source) is not None:
+    if lamini.read(source) is not None or source.find(*training_arguments.ARGUMENT_CALLS):
         return source
     dicts = [one for one in (*source.literals, *source.values.values()) if isinstance(one, dict)]
     if len(dicts) == 1:
@@ -55,11 +55,7 @@ def _of_python(text: str, name: str) -> Mapping[str, Any] | Source:
 def detect(given: Mapping[str, Any] | Source, name: str) -> str:
     """The source's key in NAMES. Raises UsageError if it cannot be told."""
     if isinstance(given, Source):
-        if lamini.read(given) is not None:
-            return "lamini"
-        if given.find(*training_arguments.ARGUMENT_CALLS):
-            return "training-arguments"
-        raise UsageError(f"{name}: there is no call of tune or TrainingArguments in it")
+        return "training-arguments" if lamini.read(given) is None else "lamini"
     if given.get("kind") == KIND:
         raise UsageError(f"{name} is a {KIND} already: finetune validate -f {name} checks it")
     keys = set(given)
@@ -81,7 +77,8 @@ def _chart_keys() -> set[str]:
     from finetune_api.spec import FineTuneJobSpec
     from finetune_cli.converting.helm import CHART_ONLY
 
-    return {field.alias or name for name, field in FineTuneJobSpec.model_fields.items()} | {*CHART_ONLY}
+    keys = {field.alias or name for name, field in FineTuneJobSpec.model_fields.items()} | {*CHART_ONLY}
+    return keys - {*snapshot(), *RENAMED, *REMOVED}
 
 
 def _llmforge_keys() -> set[str]:

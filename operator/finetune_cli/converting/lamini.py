@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_api.parameters import parameters_of
 from finetune_cli.converting.arguments import put_arguments
-from finetune_cli.converting.conversion import Code, Conversion, show, whole
+from finetune_cli.converting.conversion import COMPUTED, Code, Conversion, show, whole
 from finetune_cli.converting.places import DATA_SUFFIXES, DATASET_NAME, data_location, datasets, put_model
 from finetune_cli.converting.python_source import Source
 
@@ -204,5 +204,5 @@ def _steps(arguments: dict[str, Any], conversion: Conversion) -> None:
 
 def _unreadable(value: Any) -> str:
     if isinstance(value, Code):
-        return "the program computes it; write its value"
+        return COMPUTED
     return "give a mapping"

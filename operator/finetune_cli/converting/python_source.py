@@ -68,8 +68,9 @@ class _Reader(ast.NodeVisitor):
             self._assign(node.target, node.value)
 
     def visit_Expr(self, node: ast.Expr) -> None:
-        if isinstance(node.value, ast.Dict):
-            self.source.literals.append(self._value(node.value))
+        value = self._value(node.value)
+        if isinstance(value, dict):
+            self.source.literals.append(value)
         self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
@@ -93,20 +94,34 @@ class _Reader(ast.NodeVisitor):
                 self._nodes[name] = _Fold(self._nodes).visit(_copy(value))
 
     def _value(self, node: ast.expr) -> Any:
+        folded = _Fold(self._nodes).visit(_copy(node))
+        if isinstance(folded, ast.Dict) and all(isinstance(key, ast.Constant) for key in folded.keys):
+            pairs = zip(folded.keys, folded.values, strict=True)  # one by one: only what is computed stays a text
+            return {key.value: self._value(value) for key, value in pairs if isinstance(key, ast.Constant)}
         try:
-            return ast.literal_eval(_Fold(self._nodes).visit(_copy(node)))
+            return ast.literal_eval(folded)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return Code(ast.unparse(node))
 
 
 class _Fold(ast.NodeTransformer):
-    """Puts the literal in the place of a name that has one, of dict(a=1), and of torch.float16."""
+    """Puts the literal in the place of a name that has one, of dict(a=1), {**a, "b": 1} and torch.float16."""
 
     def __init__(self, nodes: dict[str, ast.expr]) -> None:
         self._nodes = nodes
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return self._nodes.get(node.id, node)
+
+    def visit_Dict(self, node: ast.Dict) -> ast.expr:
+        keys: list[ast.expr | None] = []
+        values: list[ast.expr] = []
+        for key, value in zip(node.keys, node.values, strict=True):
+            folded = self.visit(value)
+            merged = key is None and isinstance(folded, ast.Dict)
+            keys += folded.keys if merged else [key]
+            values += folded.values if merged else [folded]
+        return ast.Dict(keys, values)
 
     def visit_Attribute(self, node: ast.Attribute) -> ast.expr:
         if isinstance(node.value, ast.Name) and node.value.id == "torch":
