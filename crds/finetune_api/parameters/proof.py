@@ -49,6 +49,7 @@ _QUANT = "training/test_quantization"
 _PEFT_TYPES = "training/test_peft_types"
 _AUTO = "training/test_auto"
 _STEPS = "unit/data/test_steps"
+_PRECISION = "training/test_precision"
 _CONVERT = "unit/cli/test_convert"
 _HUB = "training/data/test_download_hub"
 _TEMPLATE = (
@@ -73,7 +74,7 @@ _TRAINED_TYPES = (
     *("ADAPTION_PROMPT", "LOHA", "LOKR", "OFT", "POLY", "LN_TUNING", "VERA", "FOURIERFT", "HRA", "VBLORA"),
 )
 _REFUSED_MODEL_ARGS = (
-    *("device_map", "max_memory", "low_cpu_mem_usage", "offload_folder", "offload_state_dict", "offload_buffers"),
+    *("max_memory", "low_cpu_mem_usage", "offload_folder", "offload_state_dict", "offload_buffers"),
     *("cache_dir", "force_download", "local_files_only", "proxies", "code_revision", "token", "trust_remote_code"),
 )
 
@@ -121,7 +122,7 @@ OF_KEY: dict[str, _Tests] = {
     "sft_args.max_seq_length": _of(_DATASET, "test_rows_that_are_too_long_are_dropped_and_counted"),
     "sft_args.overlength": _of(_JOB_DATA, "test_the_report_counts_everything")
     + _of(_PACKING, "test_losses_and_gradients_are_those_of_the_documents_alone", "test_no_document_sees_another"),
-    "sft_args.padding": _of(_PACKING, "test_a_batch_padded_to_the_maximum_has_the_same_loss")
+    "sft_args.padding": _of(_PACKING, "test_neither_width_nor_side_nor_token_of_padding_changes_the_loss")
     + _of(_JOB_DATA, "test_padding_to_the_maximum"),
     "sft_args.save_name_if_new_basemodel": _of(_MODEL_ARGS, "test_a_grown_base_model_is_saved_under_the_name_given"),
     "sft_args.train_on_completions_only": _of(_TEMPLATES, "test_text_ids_and_trained_tokens_are_exact")
@@ -155,9 +156,8 @@ OF_KEY: dict[str, _Tests] = {
     "training_args.weight_decay": _of(_OPTIMIZER, "test_biases_and_norms_are_not_decayed"),
     "training_args.max_grad_norm": _BY_HAND,
     "training_args.optim": _of(_OPTIMIZER, "test_every_optimizer_learns_and_resumes"),
-    "training_args.num_train_epochs": _of("unit/data/test_steps", "test_steps"),
-    "training_args.max_steps": _of(_RESOLVE, "test_max_steps_wins_with_a_notice")
-    + _of("unit/data/test_steps", "test_steps"),
+    "training_args.num_train_epochs": _of(_STEPS, "test_steps"),
+    "training_args.max_steps": _of(_RESOLVE, "test_max_steps_wins_with_a_notice") + _of(_STEPS, "test_steps"),
     "training_args.logging_steps": _of(_TRAINING, "test_shares_of_all_steps_are_steps"),
     "training_args.eval_strategy": _of(_TRAINING, "test_the_loss_falls", "test_shares_of_all_steps_are_steps"),
     "training_args.save_steps": _of(_TRAINING, "test_shares_of_all_steps_are_steps"),
@@ -167,13 +167,23 @@ OF_KEY: dict[str, _Tests] = {
         "test_without_checkpoints_a_stopped_run_starts_over",
     ),
     "training_args.gradient_checkpointing": _of(_TRAINING, "test_switches_take_effect[gradient_checkpointing]"),
-    "training_args.bf16": _of(_TRAINING, "test_switches_take_effect[bf16]"),
+    "training_args.bf16": _of(_PRECISION, "test_bf16_works_on_cpu", "test_precision_by_device"),
+    "training_args.fp16": _of(_PRECISION, "test_half_precision_trains_like_the_whole", "test_precision_by_device"),
     # --- overrides
     "overrides": _of(_RESOLVE, "test_lifted_and_nested_overrides_are_one"),
     "overrides.num_train_epochs": _of(_RESOLVE, "test_epochs_of_overrides_win_over_training_args"),
     "overrides.lr_multiplier": _of(_RESOLVE, "test_learning_rate"),
     "overrides.lr_batch_size_scaling": _of(_RESOLVE, "test_learning_rate"),
-    "overrides.min_update_steps": _of("unit/data/test_steps", "test_steps"),
+    "overrides.auto": _of(
+        _AUTO,
+        "test_the_largest_batch_that_fits_trains_as_if_it_had_been_given",
+        "test_the_rate_that_was_found_trains_as_if_it_had_been_given",
+    )
+    + _of(_PRECISION, "test_precision_by_device"),
+    "overrides.min_update_steps": _of(_STEPS, "test_steps"),
+    "evaluation_conf.every_n_epochs": _of(_STEPS, "test_events"),
+    "evaluation_conf.max_events": _of(_STEPS, "test_events"),
+    "evaluation_conf.keep_best": _of(_EXAMPLES, f"{_EXAMPLE}[training/early-stopping.yaml]"),
     # --- preferences
     "dpo_args.beta": _of(_DPO_TRL, "test_steps_are_those_of_trl"),
     # --- quantisation
@@ -231,6 +241,9 @@ OF_KEY: dict[str, _Tests] = {
     "run_conf.model_args.use_safetensors": _of(_MODEL_ARGS, "test_use_safetensors_refuses_or_takes_other_weight_files"),
     "run_conf.model_args.variant": _of(_MODEL_ARGS, "test_variant_names_the_weight_files"),
     "run_conf.model_args.revision": _of("training/data/test_download_hub", "test_what_the_hub_does_not_have"),
+    "run_conf.model_args.device_map": _of(
+        "schema/test_validate_table", "test_refused_manifests_name_the_key_and_the_fix[a device map]"
+    ),
     "run_conf.model_args.resume_download": _of(_RESOLVE, "test_notices"),
     **{f"run_conf.model_args.{key}": _support(f"run_conf.model_args.{key}") for key in _REFUSED_MODEL_ARGS},
     "run_conf.model_hyperparameters.dropout": _of(
@@ -260,6 +273,17 @@ OF_KEY: dict[str, _Tests] = {
 }
 
 OF_ROW: dict[tuple[str, str, str], _Tests] = {
+    ("002", "Batch Size", "batch size"): _of(_BATCH, "test_vectors")
+    + _of(_AUTO, "test_the_largest_batch_that_fits_trains_as_if_it_had_been_given"),
+    ("002", "Learning Rate", "learning rate"): _BY_HAND
+    + _of(_AUTO, "test_the_rate_that_was_found_trains_as_if_it_had_been_given"),
+    ("002", "BFloat16 vs Float16", "float32"): _of(_PRECISION, "test_what_leaves_the_precision_to_the_device"),
+    ("002", "BFloat16 vs Float16", "overflow"): _of(
+        _PRECISION,
+        "test_a_model_that_fp16_cannot_hold_is_trained_in_fp32",
+        "test_an_overflow_in_the_middle_goes_on_from_the_last_good_checkpoint",
+        "test_an_explicit_precision_fails_and_names_the_way_out",
+    ),
     ("002", "Epochs and steps", "gradient accumulation"): _of(_TRAINING, "test_accumulation_changes_nothing"),
     ("003", "NoneDataInput", "type"): _of(_MODEL_ARGS, "test_no_validation_data_is_no_validation"),
     ("003", "NoPeftConfig", "peft_type"): _BY_HAND,
