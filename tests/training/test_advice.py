@@ -35,6 +35,10 @@ def test_memory(per_device: int, checkpointing: bool, adapter: bool, advice: str
     assert text.endswith("(CUDA out of memory. Tried to allocate 2 GiB)")
 
 
+def test_the_length_is_named_as_the_method_has_it() -> None:
+    assert "lower dpo_args.max_seq_length" in memory_advice(1, True, True, "out of memory", "dpo_args.max_seq_length")
+
+
 def test_out_of_memory_is_known_on_cpu_too() -> None:
     import torch
 

@@ -12,7 +12,7 @@ from finetune_trainer.errors import BadConfiguration
 
 # Architectures whose positions are a table, learnt or computed once.
 WITH_A_TABLE = ("gpt2", "gpt-sw3", "gpt_bigcode", "gpt_neo", "gptj", "codegen", "openai-gpt", "ctrl", "opt", "biogpt")
-_LENGTH_KEY = {"sft": "sft_args.max_seq_length", "dpo": "dpo_args.max_seq_length", "clm": "clm_args.block_size"}
+LENGTH_KEY = {"sft": "sft_args.max_seq_length", "dpo": "dpo_args.max_seq_length", "clm": "clm_args.block_size"}
 
 
 def check_positions(config: Mapping[str, Any], longest: int, method: str) -> list[str]:
@@ -23,7 +23,7 @@ def check_positions(config: Mapping[str, Any], longest: int, method: str) -> lis
     limit = _limit(config)
     if limit is None or longest <= limit:
         return []
-    key, kind = _LENGTH_KEY.get(method, "the maximum length"), config.get("model_type")
+    key, kind = LENGTH_KEY.get(method, "the maximum length"), config.get("model_type")
     if kind in WITH_A_TABLE:
         raise BadConfiguration(
             f"the longest sequence has {longest} tokens, but the model ({kind}) has {limit} positions: make {key} "

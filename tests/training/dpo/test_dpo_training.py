@@ -123,6 +123,19 @@ def test_what_must_change_nothing(
         assert logged(changed, name) == pytest.approx(logged(whole, name), rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.parametrize("lora", [False, True], ids=["all weights", "lora"])
+def test_mixed_precision_keeps_reference_and_model_apart(train_here: Any, make_dpo: Any, lora: bool) -> None:
+    """Autocast caches the weights that it casts: the reference must not be given the model's, nor the other way."""
+    arguments = {"eval_strategy": "steps", "eval_steps": 2, "learning_rate": 5e-3, "max_steps": 4}
+    split = {"type": "AUTO_SPLIT", "ratio": 0.3}
+    plain = train_here(make_dpo(lora=lora, training_args=arguments, validation=split))
+    mixed = train_here(make_dpo(lora=lora, training_args={**arguments, "bf16": True}, validation=split))
+    assert logged(mixed, "rewards/margins")[0] == 0.0
+    assert logged(mixed, "eval_rewards/margins") == pytest.approx(logged(plain, "eval_rewards/margins"), rel=0.15)
+    assert logged(mixed, "rewards/chosen") == pytest.approx(logged(plain, "rewards/chosen"), rel=0.15, abs=0.02)
+    assert logged(mixed, "loss") != logged(plain, "loss")
+
+
 def test_padding_side_changes_nothing(train_here: Any, make_dpo: Any) -> None:
     right = make_dpo(training_args={"max_steps": 3})
     left = right.model_copy(deep=True)
@@ -280,9 +293,17 @@ def test_the_result_is_exported_and_merged_as_for_other_methods(
     assert "perplexity" not in (run.final / "README.md").read_text()
 
 
-def test_metrics_reach_the_log(train_here: Any, make_dpo: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_metrics_reach_the_log_and_mlflow(
+    train_here: Any, make_dpo: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune_trainer.train.run import Run
+
+    sent: dict[str, float] = {}
+    monkeypatch.setattr(Run, "_metrics", lambda run, numbers, step: sent.update(numbers))
     with caplog.at_level("INFO", logger="finetune"):
         train_here(make_dpo(training_args={"max_steps": 1}))
+    assert {f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")} < set(sent)
+    assert sent["logps/chosen"] < 0.0
     line = next(text for text in caplog.messages if text.startswith("step 1/1"))
     assert "margin 0" in line
     assert "accuracy 0" in line

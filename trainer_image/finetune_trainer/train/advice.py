@@ -17,7 +17,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def memory_advice(per_device: int, gradient_checkpointing: bool, has_adapter: bool, error: str) -> str:
+def memory_advice(
+    per_device: int,
+    gradient_checkpointing: bool,
+    has_adapter: bool,
+    error: str,
+    length_key: str = "sft_args.max_seq_length",
+) -> str:
     """Which key to turn down, and to what, keeping the total batch."""
     if per_device > 1:
         cure = (
@@ -31,7 +37,7 @@ def memory_advice(per_device: int, gradient_checkpointing: bool, has_adapter: bo
     elif not has_adapter:
         cure = "train an adapter (peft_conf.peft_type: LORA) instead of all weights, or use a GPU with more memory"
     else:
-        cure = "lower sft_args.max_seq_length, or use a GPU with more memory"
+        cure = f"lower {length_key}, or use a GPU with more memory"
     first = (error.splitlines() or [""])[0][:300]
     return f"the device's memory did not suffice for a per-device batch of {per_device}: {cure}. ({first})"
 

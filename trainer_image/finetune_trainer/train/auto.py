@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from finetune_api.batch import BatchPlan, plan_batch
+from finetune_api.methods import METHOD_DEFAULTS
 from finetune_api.overrides import scale_learning_rate
 from finetune_api.training_args import default_of
 from finetune_trainer.train.batch_search import largest_batch, sizes_to_try
@@ -59,7 +60,8 @@ class Search:
         losses = range_test(stepper, self._steps(shape), seed=self.settings.loop.seed, beat=self.progress.beat)
         rate = read_rate(rates_to_try(), losses)
         if rate is None:
-            rate = float(default_of("learning_rate"))
+            of_method = METHOD_DEFAULTS.get(self.settings.resolved.spec.method, {})
+            rate = float(of_method.get("learning_rate", default_of("learning_rate")))
             self._say(
                 f"overrides.auto: no learning rate up to {rates_to_try()[len(losses) - 1]:.0e} lowered the loss; "
                 f"{rate} is taken, the default. Look at the data, or give training_args.learning_rate"

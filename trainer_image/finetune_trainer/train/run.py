@@ -13,7 +13,7 @@ from finetune_api.status import EffectiveSettings
 from finetune_trainer.adapter_source import check_new_tokens
 from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, padded_length, prepare_tokenizer
 from finetune_trainer.errors import BadConfiguration, InputMissing, Interrupted, OutOfMemory
-from finetune_trainer.positions import check_positions, virtual_tokens
+from finetune_trainer.positions import LENGTH_KEY, check_positions, virtual_tokens
 from finetune_trainer.steps import plan_steps, warmup_steps
 from finetune_trainer.tokenizer_source import tokenizer_directory
 from finetune_trainer.train import adapters, checkpoint, checkpoint_folder, export, remote, result
@@ -77,7 +77,8 @@ class Run:
                 raise
             per_device = plan_with(self._found, settings, self._world.size).per_device
             checkpointing = settings.model.gradient_checkpointing
-            text = memory_advice(per_device, checkpointing, settings.adapter.used, str(error))
+            length_key = LENGTH_KEY[settings.resolved.spec.method]
+            text = memory_advice(per_device, checkpointing, settings.adapter.used, str(error), length_key)
             raise OutOfMemory(text) from error
 
     def _train(self) -> None:
