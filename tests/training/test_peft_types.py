@@ -1,5 +1,5 @@
-"""Every adapter type of finetune_api/peft_types.py: the losses of PEFT used by hand in a plain loop, an exact resume, an
-adapter that others can load, and a merge where the table says that there is one."""
+"""Every adapter type of finetune_api/peft_types.py: the losses of PEFT used by hand in a plain loop, an exact resume,
+an adapter that others can load, and a merge where the table says that there is one."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.peft_types import PEFT_TYPES
+from finetune_api.peft_types import ON_QUANTISED, PEFT_TYPES
 
 KWARGS: dict[str, dict[str, Any]] = {
     "LORA": {"r": 4, "lora_alpha": 16, "target_modules": "all-linear"},
@@ -30,6 +30,7 @@ KWARGS: dict[str, dict[str, Any]] = {
     "ADAPTION_PROMPT": {"adapter_len": 4, "adapter_layers": 2},
     "POLY": {"r": 4, "target_modules": ["q_proj", "v_proj"]},
 }
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
 TASKS = ("MULTITASK_PROMPT_TUNING", "POLY")
 RATE, ROWS, STEPS = 0.02, 6, 4
 ARGUMENTS = {
@@ -53,19 +54,19 @@ def config_of(make_config: Any, kind: str, **spec: Any) -> Any:
 class ByHand:
     """PEFT as its documentation has it: one row at a time, labels given to the model, no padding."""
 
-    def __init__(self, kind: str, base: Path) -> None:
+    def __init__(self, kind: str, base: Path, quantised: bool = False) -> None:
         from peft import get_peft_model
         from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
         from finetune_trainer.train.seeding import seed_all, seed_for
 
-        model = AutoModelForCausalLM.from_pretrained(base)
+        how = {"quantization_config": BitsAndBytesConfig(**NF4)} if quantised else {}
+        model = AutoModelForCausalLM.from_pretrained(base, **how)
         kwargs = {**KWARGS[kind], **({"total_step": STEPS} if kind == "ADALORA" else {})}
         seed_all(seed_for(42, "adapter"))
         self.model = get_peft_model(model, PEFT_TYPE_TO_CONFIG_MAPPING[kind](task_type="CAUSAL_LM", **kwargs))
         self.kind = kind
-        self.more = {}
 
     def train(self, rows: list[Any], order: list[int]) -> list[float]:
         import torch
@@ -103,7 +104,7 @@ class ByHand:
 
 
 class WithoutChance:
-    """POLY draws its skills' weights for each row while it trains: rows one by one would draw others than in batches."""
+    """POLY draws its skills' weights for each row while it trains: rows one by one would draw otherwise."""
 
     def __init__(self, temperature: float, logits: Any) -> None:
         self.rsample = logits.sigmoid
@@ -123,22 +124,16 @@ def test_a_type_trains_as_by_hand_resumes_exports_and_merges(
     import torch
     from peft import PeftModel
     from peft.tuners.poly import router
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from finetune_trainer.data import load_training_data, prepare_tokenizer
-    from finetune_trainer.train.sampler import epoch_order
+    from transformers import AutoModelForCausalLM
 
     monkeypatch.setattr(router, "RelaxedBernoulli", WithoutChance)
     config = config_of(make_config, kind)
     run = train_here(config)
 
-    tokenizer = prepare_tokenizer(config, AutoTokenizer.from_pretrained(base_model)).tokenizer
-    rows = load_training_data(config, tokenizer, Path("/nowhere")).train
     by_hand = ByHand(kind, base_model)
-    losses = by_hand.train(rows, epoch_order([len(row) for row in rows], seed=42, epoch=0, sampling="random"))
-    assert run.losses == pytest.approx(dict(enumerate(losses, 1)), rel=2e-5)
+    assert run.losses == pytest.approx(losses_by_hand(config, base_model, by_hand), rel=2e-5)
 
-    ids = torch.tensor([rows[0].input_ids[:12], rows[1].input_ids[:12]])
+    ids = torch.arange(24).reshape(2, 12) + 7
     by_hand.model.eval()
     task = {"task_ids": torch.zeros(2, dtype=torch.long)} if kind in TASKS else {}
     wanted = logits_of(by_hand.model, ids, **task)
@@ -159,6 +154,40 @@ def test_a_type_trains_as_by_hand_resumes_exports_and_merges(
     again = train_here(config, tmp_path)
     assert again.report.resumed_from_step == 2
     assert again.losses == run.losses
+
+
+def losses_by_hand(config: Any, base_model: Path, by_hand: ByHand) -> dict[int, float]:
+    from transformers import AutoTokenizer
+
+    from finetune_trainer.data import load_training_data, prepare_tokenizer
+    from finetune_trainer.train.sampler import epoch_order
+
+    tokenizer = prepare_tokenizer(config, AutoTokenizer.from_pretrained(base_model)).tokenizer
+    rows = load_training_data(config, tokenizer, Path("/nowhere")).train
+    order = epoch_order([len(row) for row in rows], seed=42, epoch=0, sampling="random")
+    return dict(enumerate(by_hand.train(rows, order), 1))
+
+
+@pytest.mark.parametrize("kind", ON_QUANTISED)
+def test_a_type_trains_on_quantised_weights_as_by_hand(
+    kind: str, train_here: Any, make_config: Any, make_model: Any
+) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = make_model(hidden_size=64)  # bitsandbytes quantises blocks of 64 weights
+    config = config_of(make_config, kind, basemodel=str(base), quant_conf=NF4)
+    run = train_here(config)
+    assert run.losses == pytest.approx(losses_by_hand(config, base, ByHand(kind, base, quantised=True)), rel=5e-5)
+    merged = run.checkpoints / "checkpoint-final-merged"
+    assert merged.exists() == PEFT_TYPES[kind].merges
+    if merged.exists():  # into the original weights, not into the quantised ones
+        ids = torch.arange(12)[None] + 7
+        adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), run.final).eval()
+        plain = AutoModelForCausalLM.from_pretrained(merged)
+        assert not hasattr(plain.config, "quantization_config")
+        torch.testing.assert_close(logits_of(plain, ids), logits_of(adapted, ids), rtol=1e-4, atol=2e-5)
 
 
 def test_every_position_is_padded_as_if_it_were_not(train_here: Any, make_config: Any) -> None:

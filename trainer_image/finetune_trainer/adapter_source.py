@@ -120,17 +120,20 @@ def _continued() -> list[str]:
 
 def check_adapter(spec: FineTuneJobSpec, added_tokens: int, tensors: Mapping[str, Any], work_dir: Path) -> None:
     """The adapter against its base model, whose stored weights are `tensors`. Raises BadConfiguration."""
-    check_new_tokens(spec, added_tokens, work_dir)
+    check_new_tokens(spec, added_tokens)
     kwargs: Mapping[str, Any] = {}
+    folder = adapter_directory(spec, work_dir)
     if isinstance(spec.peft_conf, GenericPeftConfig):
         kwargs = spec.peft_conf.peft_kwargs
+    elif folder is not None and isinstance(spec.peft_conf, PretrainedPeftConfig):
+        kwargs = read_adapter(folder, spec.peft_conf.name_or_path)
     names = stored_module_names(tensors)
     problems = missing_modules(names, kwargs) if names else []
     if problems:
         raise BadConfiguration("; ".join(problems))
 
 
-def check_new_tokens(spec: FineTuneJobSpec, added_tokens: int, work_dir: Path) -> None:
+def check_new_tokens(spec: FineTuneJobSpec, added_tokens: int) -> None:
     """New tokens need embeddings that can be trained. Raises BadConfiguration."""
     if not added_tokens:
         return

@@ -176,6 +176,23 @@ def test_downloads_of_one_model_at_once_share_it(pod: Pod, filled: Path) -> None
     assert len([path for path in pod.cache.iterdir() if path.is_dir()]) == 1
 
 
+def test_a_pretrained_adapter_arrives_and_is_checked(pod: Pod, filled: Path) -> None:
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "target_modules": ["q_proj"]}
+    (filled / "adapter").mkdir()
+    (filled / "adapter/adapter_config.json").write_text(json.dumps(config))
+    (filled / "adapter/adapter_model.safetensors").write_bytes((filled / "model/model.safetensors").read_bytes())
+    upload_tree(filled, "s3://data")
+    pod.configure(peft_conf={"peft_type": "PRETRAINED_PEFT", "name_or_path": "s3://data/adapter"})
+    report = pod.run()
+    assert report.exit_code == 0, report.message
+    assert json.loads((pod.work / "adapter/adapter_config.json").read_text()) == config
+    (filled / "adapter/adapter_config.json").write_text(json.dumps({**config, "target_modules": ["p_proj"]}))
+    upload_one(filled / "adapter/adapter_config.json", "adapter/adapter_config.json")
+    report = pod.run()
+    assert (report.exit_code, report.reason) == (78, "BadConfiguration")
+    assert "target_modules names 'p_proj'" in report.message
+
+
 ADAPTION_PROMPT = {"peft_type": "ADAPTION_PROMPT", "peft_kwargs": {"adapter_len": 2, "adapter_layers": 1}}
 
 

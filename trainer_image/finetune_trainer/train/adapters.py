@@ -68,7 +68,10 @@ def _continue_adapter(model: Any, folder: Path) -> Any:
     try:
         config = PeftConfig.from_pretrained(str(folder))
         config.task_type, config.inference_mode = "CAUSAL_LM", False
-        adapted = PeftModel.from_pretrained(model, str(folder), config=config, is_trainable=True)
+        if PEFT_TYPES[given["peft_type"]].virtual_tokens:  # PEFT loads these for inference only
+            adapted = _with_prompt(model, config, folder)
+        else:
+            adapted = PeftModel.from_pretrained(model, str(folder), config=config, is_trainable=True)
     except torch.OutOfMemoryError:
         raise
     except _REFUSED_BY_PEFT as error:
@@ -77,6 +80,17 @@ def _continue_adapter(model: Any, folder: Path) -> Any:
             f"{given.get('base_model_name_or_path') or 'another one'}"
         ) from None
     _check_all_loaded(adapted, folder)
+    return adapted
+
+
+def _with_prompt(model: Any, config: Any, folder: Path) -> Any:
+    from peft import get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    if hasattr(config, "prompt_tuning_init"):  # it has begun already
+        config.prompt_tuning_init, config.tokenizer_name_or_path = "RANDOM", None
+    adapted = get_peft_model(model, config)
+    set_peft_model_state_dict(adapted, load_file(folder / WEIGHTS))
     return adapted
 
 
@@ -225,4 +239,5 @@ def _inside(name: str, other: str) -> bool:
 
 
 def _text(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    return " ".join(lines[:2])[:400] or type(error).__name__
