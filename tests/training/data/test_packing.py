@@ -188,12 +188,12 @@ def test_neither_width_nor_side_nor_token_of_padding_changes_the_loss(packed: bo
 # --- models that cannot ----------------------------------------------------------------------------------------------
 
 
-def check(model: Any, takes_positions: bool = True) -> None:
+def check(model: Any, takes_positions: bool = True, precision: str = "fp32") -> None:
     import torch
 
     from finetune_trainer.train.documents import check_documents_apart
 
-    check_documents_apart(model, takes_positions, torch.device("cpu"), "fp32")
+    check_documents_apart(model, takes_positions, torch.device("cpu"), precision)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -203,7 +203,30 @@ def test_models_that_keep_documents_apart_are_known_by_trying(
 ) -> None:
     model = load(make_model(architecture=architecture, **ARCHITECTURES[architecture]), attention).train()
     check(model)
+    check(model, precision="bf16")
     assert model.training
+
+
+@pytest.mark.parametrize(
+    ("architecture", "sizes"),
+    [
+        ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 32}),  # its mask is made without the positions
+        ("falcon", {}),
+        ("jamba", {"num_experts": 2, "use_mamba_kernels": False}),  # a recurrent state goes through
+    ],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_models_that_leak_are_refused(architecture: str, sizes: dict[str, Any], precision: str) -> None:
+    """What today's transformers does with these; a version that mends one fails here, and the row can go."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    common = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = AutoConfig.for_model(architecture, vocab_size=100, max_position_embeddings=64, **common, **sizes)
+    with pytest.raises(BadConfiguration, match="a document would see the one before it"):
+        check(AutoModelForCausalLM.from_config(config), precision=precision)
 
 
 def test_an_attention_without_masks_is_refused(make_model: Any) -> None:

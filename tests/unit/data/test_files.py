@@ -1,5 +1,6 @@
 """Data files of every format: the same rows out of each, and what is said of a broken one."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,7 @@ def test_a_folder_is_read_as_one_file(tmp_path: Path) -> None:
         ("a.csv", b"", r"s3://b/rows: the file is empty"),
         ("a.txt", b"\n\n", r"s3://b/rows: the file is empty"),
         ("a.txt", b"ok\n\xfe\n", r"s3://b/rows:2: not UTF-8"),
+        ("a.jsonl.gz", gzip.compress(b"{}"), r"s3://b/rows: the file is compressed with gzip"),
         ("a.parquet", b"PAR?", r"s3://b/rows: not a readable Parquet file"),
         ("a.parquet", b"", r"s3://b/rows: not a readable Parquet file"),
     ],

@@ -19,6 +19,7 @@ LISTED_BAD_LINES = 10  # in an error message
 KEPT_BAD_LINES = 100_000  # for who wants to see them all, within some 20 MB
 PARQUET_ROWS = 1000  # rows read at once
 TEXT_KEY = "text"  # where a record of a text file holds its line
+_GZIP = b"\x1f\x8b"
 _ENDINGS = {".csv": "csv", ".parquet": "parquet", ".txt": "text"}  # any other ending: jsonl
 
 
@@ -137,6 +138,8 @@ def _read_one(file: DataFile, bad: BadLines, expected: str) -> Iterator[Record]:
 def _lines(file: DataFile) -> Iterator[tuple[int, bytes]]:
     """Numbered lines with their line ends, without a byte order mark."""
     with file.path.open("rb") as stream:
+        if stream.peek(2)[:2] == _GZIP:
+            raise BadData(f"{file.name}: the file is compressed with gzip; unpack it first")
         for number, raw in enumerate(stream, start=1):
             yield number, raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
 
