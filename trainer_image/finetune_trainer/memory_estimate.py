@@ -23,6 +23,7 @@ from typing import IO, Any
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 OUTLINE = "_TENSORS.json"  # in place of weights, see model_outline.py
+GATED = 3  # kept by a gated MLP: the gate before and after its function, and what it gates
 _MAX_HEADER = 100 * 1024 * 1024  # safetensors' own limit
 _LORA_DEFAULT_TARGETS = ("q_proj", "v_proj", "c_attn", "query_key_value", "query", "value")
 _EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings")
@@ -204,7 +205,7 @@ def read_sizes(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Size
 
 def _kept_in_mlp(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
     if any("gate_proj" in name or "gate_up_proj" in name for name in tensors):
-        return 3  # the gate before and after its function, and what it gates
+        return GATED
     function = config.get("hidden_act") or config.get("activation_function")
     return 4 if function in ("gelu_new", "gelu_fast", "gelu_python") else 1  # transformers has these as several steps
 
@@ -221,28 +222,24 @@ def estimate(
     """
     if not model.tensors:
         return None
-    trained = trained_shapes(model, training)
-    trained_bytes = _trained_bytes(training)
-    weights = sum(_frozen_bytes(name, tensor, training) for name, tensor in model.tensors.items())
-    if training.trains_all:
-        reference = weights if training.reference else 0
-        weights = sum(math.prod(shape) for shape in trained) * trained_bytes + reference
-    else:
-        weights += sum(math.prod(shape) for shape in trained) * trained_bytes
-    gradients = sum(math.prod(shape) for shape in trained) * trained_bytes
-    optimizer = sum(state_bytes(shape, trained_bytes, training.optim, training.optim_args) for shape in trained)
+    trained = trained_tensors(model, training)
+    trained_bytes, elements = sum(one.bytes for one in trained), sum(one.elements for one in trained)
+    frozen = sum(_frozen_bytes(name, tensor, training) for name, tensor in model.tensors.items())
+    weights = trained_bytes + (0 if training.trains_all and not training.reference else frozen)
+    optimizer = sum(state_bytes(one.shape, one.element_bytes, training.optim, training.optim_args) for one in trained)
     weights, gradients, optimizer = _divided(
-        weights, gradients, optimizer, training, sum(math.prod(shape) for shape in trained), processes, distributed
+        weights, trained_bytes, optimizer, training, elements, processes, distributed
     )
     activations = 0
     if largest and model.sizes:
-        activations = activation_bytes(model.sizes, training, largest) + _casts(model.tensors, training)
+        casts = _casts(model.tensors, training) // (model.sizes.layers if training.gradient_checkpointing else 1)
+        activations = activation_bytes(model.sizes, training, largest) + casts
     return Memory(weights, gradients, optimizer, activations)
 
 
 def _trained_bytes(training: Training) -> int:
-    """Of one trained weight: adapters are always fp32, a whole model unless another type is asked for."""
-    return _DTYPE_BYTES.get(training.dtype, 4) if training.trains_all else 4
+    """Of one trained weight of the model itself: fp32, unless another type is asked for."""
+    return _DTYPE_BYTES.get(training.dtype, 4)
 
 
 def _frozen_bytes(name: str, tensor: Tensor, training: Training) -> int:
@@ -302,28 +299,30 @@ def state_bytes(shape: Sequence[int], element_bytes: int, optim: str, optim_args
 # --- adapters --------------------------------------------------------------------------------------------------------
 
 
-def trained_shapes(model: Model, training: Training) -> list[tuple[int, ...]]:
-    """Shapes of the weights that are trained: all of the model's, or the adapter's and modules_to_save.
+def trained_tensors(model: Model, training: Training) -> list[Tensor]:
+    """The weights that are trained: all of the model's, or the adapter's, which are fp32, and modules_to_save.
 
-    Exact for a pretrained adapter and for LORA, ADALORA, IA3, LN_TUNING and the prompt adapters without a
-    reparameterisation; LoRA's size stands in for the other kinds, which are as small.
+    Exact for a pretrained adapter and for LORA, IA3, LOHA, LN_TUNING and the prompt adapters without a
+    reparameterisation, and to some bytes for ADALORA; LoRA's size stands in for the other kinds, which are as small.
     """
     tensors, peft_type, peft_kwargs = model.tensors, training.peft_type, training.peft_kwargs
+    own = _trained_bytes(training)
     if training.adapter is not None:
-        return [tensor.shape for tensor in training.adapter.values()]
+        return [Tensor(tensor.shape, 4) for tensor in training.adapter.values()]
     if peft_type == "NO_PEFT":
-        return [tensor.shape for tensor in tensors.values()]
-    saved = peft_kwargs.get("modules_to_save") or []
-    shapes = [tensor.shape for name, tensor in tensors.items() if any(part in saved for part in name.split("."))]
+        return [Tensor(tensor.shape, own) for tensor in tensors.values()]
+    saved, targets = peft_kwargs.get("modules_to_save") or [], peft_kwargs.get("target_modules")
+    copied = {name for name in tensors if any(part in saved for part in name.split("."))}
+    shapes: list[tuple[int, ...]] = []
     if peft_type in ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING"):
-        return shapes + _virtual_tokens(tensors, peft_type, peft_kwargs)
-    if peft_type == "LN_TUNING":
-        targets = peft_kwargs.get("target_modules")
-        return shapes + [one.shape for name, one in tensors.items() if _is_norm(name) and _chosen(name, targets)]
-    for name, tensor in tensors.items():
-        if len(tensor.shape) == 2 and name.endswith(".weight") and _chosen(name, peft_kwargs.get("target_modules")):
-            shapes += _beside(name, tensor.shape, peft_type, peft_kwargs)
-    return shapes
+        shapes = _virtual_tokens(tensors, peft_type, peft_kwargs)
+    elif peft_type == "LN_TUNING":
+        copied |= {name for name in tensors if _is_norm(name) and _chosen(name, targets)}
+    else:
+        for name, tensor in tensors.items():
+            if len(tensor.shape) == 2 and name.endswith(".weight") and _chosen(name, targets):
+                shapes += _beside(name, tensor.shape, peft_type, peft_kwargs)
+    return [Tensor(tensors[name].shape, own) for name in tensors if name in copied] + [Tensor(one, 4) for one in shapes]
 
 
 def _beside(name: str, shape: tuple[int, ...], peft_type: str, kwargs: Mapping[str, Any]) -> list[tuple[int, ...]]:
@@ -382,12 +381,15 @@ def _targeted(module: str, targets: str | Sequence[str]) -> bool:
 def activation_bytes(sizes: Sizes, training: Training, largest: Largest) -> int:
     """What the backward pass of the largest micro-batch needs, at its beginning, when it is most.
 
-    With gradient checkpointing: the input of every layer, and then the logits or one layer in full.
+    With gradient checkpointing: the input of every layer, and then the logits, or one layer in full with the gradients
+    that its backward pass works on.
     """
     layer, head = _layer_bytes(sizes, training, largest), _head_bytes(sizes, largest)
     if not training.gradient_checkpointing:
         return sizes.layers * layer + head
-    return sizes.layers * largest.tokens * sizes.hidden * _stream_bytes(training) + max(layer, head)
+    inputs = sizes.layers * largest.tokens * sizes.hidden * _stream_bytes(training)
+    working = largest.tokens * (3 * sizes.intermediate // 2 + sizes.hidden) * 4
+    return inputs + max(layer + working, head)
 
 
 def _layer_bytes(sizes: Sizes, training: Training, largest: Largest) -> int:
@@ -401,8 +403,10 @@ def _layer_bytes(sizes: Sizes, training: Training, largest: Largest) -> int:
     attention = (2 * sizes.queries + 2 * sizes.keys) * element  # queries, result, keys and values
     mlp = sizes.kept_in_mlp * sizes.intermediate * element
     if trained:
-        attention += (hidden + sizes.queries) * element
-        mlp += (hidden + sizes.intermediate) * element
+        # In 16 bits every product of a layer's input (queries, keys, values; gate and what it gates) has a copy of it.
+        copies = element == 2 and sizes.kept_in_mlp == GATED
+        attention += ((3 if copies else 1) * hidden + sizes.queries) * element
+        mlp += ((2 if copies else 1) * hidden + sizes.intermediate) * element
     if training.eager:  # Korthikanti's 5as term: scores, probabilities and their product
         attention += 2 * sizes.heads * largest.length * element
     return largest.tokens * (norms + attention + mlp)

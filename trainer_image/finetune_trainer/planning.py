@@ -5,7 +5,6 @@ prints it; the loop itself goes by the same steps.py, timetable.py and sampler.p
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from finetune_trainer.memory_estimate import (
     estimate,
     read_sizes,
     read_tensors,
-    trained_shapes,
+    trained_tensors,
 )
 from finetune_trainer.steps import Steps, plan_steps, warmup_steps
 from finetune_trainer.timetable import Events, Rhythm, checkpoints, evaluations
@@ -139,7 +138,7 @@ def make_plan(
             elsewhere[distributed] = estimate(
                 known, training, batches.largest, processes=resolved.world_size, distributed=distributed
             )
-    trained = sum(math.prod(shape) for shape in trained_shapes(known, training)) if known else None
+    trained = sum(tensor.elements for tensor in trained_tensors(known, training)) if known else None
     work = batches.tokens * (steps.total / min(steps.per_epoch, steps.total))
     return Plan(
         data=data.report,

@@ -1,7 +1,6 @@
 """Steps and memory, as the download pod foretells them."""
 
 import json
-import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from finetune_trainer.memory_estimate import (
     Training,
     estimate,
     read_tensors,
-    trained_shapes,
+    trained_tensors,
 )
 from finetune_trainer.steps import Steps, count_steps
 
@@ -128,8 +127,8 @@ def test_memory_of_unknown_weights_is_not_guessed() -> None:
     ],
 )
 def test_trained_weights(kind: str, kwargs: dict[str, Any], expected: int) -> None:
-    shapes = trained_shapes(Model(TENSORS), Training(peft_type=kind, peft_kwargs=kwargs))
-    assert sum(math.prod(shape) for shape in shapes) == expected
+    found = trained_tensors(Model(TENSORS), Training(peft_type=kind, peft_kwargs=kwargs))
+    assert sum(tensor.elements for tensor in found) == expected
 
 
 def test_headers_are_read_without_the_weights(tmp_path: Path) -> None:
