@@ -28,7 +28,15 @@ from finetune_api.rules_model import (
     SIZES_OF_SCRATCH,
 )
 from finetune_api.support import REFUSALS
-from finetune_api.training_args import ALWAYS_OWNED, RENAMED, SUPPORTED, WITHOUT_EFFECT, harmless_values, refusal_text
+from finetune_api.training_args import (
+    ALWAYS_OWNED,
+    REFUSED_VALUES,
+    RENAMED,
+    SUPPORTED,
+    WITHOUT_EFFECT,
+    harmless_values,
+    refusal_text,
+)
 
 GPUS = "(has(self.finetuningGpus) ? self.finetuningGpus : 1)"
 PER_NODE = f"({GPUS} > 0 ? {GPUS} : (has(self.cpuProcesses) ? self.cpuProcesses : 1))"
@@ -96,6 +104,9 @@ def _training_args(rules: list[Rule], properties: Mapping[str, Schema]) -> None:
             continue
         allowed = [] if name in ALWAYS_OWNED else [one for one in harmless_values(name) or () if one is not None]
         rules.append(Rule(_only(key, allowed, schema), refusal_text(name), f".{key}"))
+    for key, refused in REFUSED_VALUES.items():
+        for value, reason in refused.items():
+            rules.append(Rule(f"!has(self.{key}) || self.{key} != '{value}'", f"{value}: {reason}", f".{key}"))
     for old, renamed in RENAMED.items():
         rules.append(
             Rule(
@@ -270,10 +281,15 @@ def _evaluation_conf() -> list[Rule]:
 
 def _pairs() -> list[Rule]:
     data = "self.data_conf"
-    source = f"(has({data}.input_key) ? {data}.input_key : 'input')"
-    target = f"(has({data}.output_key) ? {data}.output_key : 'output')"
-    given = f"(has({data}.input_key) || has({data}.output_key))"
+    source, target = f"has({data}.input_key)", f"has({data}.output_key)"
     other = "(has(self.method) && self.method != 'sft')"
+    differ = " && ".join(  # written without ?:, whose result CEL's cost estimate takes for boundless text
+        (
+            f"(!{source} || !{target} || {data}.input_key != {data}.output_key)",
+            f"({target} || !{source} || {data}.input_key != 'output')",
+            f"({source} || !{target} || {data}.output_key != 'input')",
+        )
+    )
     text = [
         Rule(
             f"(has(self.method) && self.method == 'clm') || !has({data}.{name}.datasets) || "
@@ -285,11 +301,12 @@ def _pairs() -> list[Rule]:
     ]
     return [
         Rule(
-            f"{other} || {given} || !has({data}.chat_template_name) || {data}.chat_template_name != 'none'",
+            f"{other} || {source} || {target} || !has({data}.chat_template_name) || "
+            f"{data}.chat_template_name != 'none'",
             PAIRS_NEEDED,
             ".data_conf.chat_template_name",
         ),
-        Rule(f"{other} || !{given} || {source} != {target}", SAME_KEY, ".data_conf"),
+        Rule(f"{other} || ({differ})", SAME_KEY, ".data_conf"),
         *text,
     ]
 
