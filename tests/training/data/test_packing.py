@@ -276,3 +276,20 @@ def test_a_job_of_packed_rows_trains_as_the_rows_do(train_here: Any, make_config
     assert report.packed_into < 21
     assert packed.losses == pytest.approx(plain.losses, rel=1e-5)
     assert packed.eval_losses == pytest.approx(plain.eval_losses, rel=1e-5)
+
+
+def test_a_packed_job_that_was_stopped_goes_on_with_the_same_losses(train_here: Any, make_config: Any) -> None:
+    """With an adapter's dropout, accumulation, padding on the left and rows that are cut into pieces."""
+    config = make_config(
+        lora={"r": 4, "lora_dropout": 0.1, "target_modules": "all-linear"},
+        total=4,
+        per_device=2,
+        spec={"sft_args": {"max_seq_length": 44, "overlength": "pack"}},
+    )
+    config.spec["data_conf"]["padding_side"] = "left"
+    whole = train_here(config)
+    assert whole.report.dataset.truncated > 0
+    assert whole.report.dataset.packed_into % 4 != 0  # the last batch of an epoch is filled
+    stopped = train_here(config, stop_after=4)
+    config.spec["run_conf"]["resume_from_checkpoint"] = "auto"
+    assert train_here(config, work=stopped.work).losses == whole.losses
