@@ -70,7 +70,7 @@ ROWS = (
             "gpus": (
                 1,
                 "finetuningGpus",
-                "finetune_operator.builders.train_job",
+                "finetune_operator.plan.validate finetune_operator.builders.train_job",
                 "per node; more than the operator's settings allow on a node is capped, with a condition",
             ),
             "nodes": (1, "nodes", "finetune_api.support", "more than 1 is refused in this version"),

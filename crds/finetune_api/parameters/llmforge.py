@@ -15,8 +15,8 @@ ROWS = (
             "num_devices": (
                 16,
                 "finetuningGpus",
-                "finetune_operator.builders.train_job",
-                "GPUs of one node, since this version trains on one",
+                "finetune_operator.plan.validate finetune_operator.builders.train_job",
+                "GPUs of one node, since this version trains on one; more than a node has are capped",
             )
         },
     ),

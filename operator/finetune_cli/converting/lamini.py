@@ -14,6 +14,7 @@ from finetune_cli.converting.arguments import put_arguments
 from finetune_cli.converting.conversion import COMPUTED, Code, Conversion, show, whole
 from finetune_cli.converting.places import DATA_SUFFIXES, DATASET_NAME, data_location, datasets, put_model
 from finetune_cli.converting.python_source import Source
+from finetune_cli.errors import CliError
 
 TUNE_CALLS = ("tune", "train", "tune_and_wait", "train_and_wait")
 TUNE_KEYS = ("finetune_args", "gpu_config", "data_or_dataset_id", "model_name", "input_key", "output_key", "dataset_id")
@@ -76,12 +77,24 @@ def _gpus(given: Mapping[str, Any], conversion: Conversion) -> int:
             continue
         number = whole(conversion, f"gpu_config.{key}", given[key])
         if number is not None:
-            conversion.put(path, number, f"gpu_config.{key}", number)
-            processes *= number
+            most = _gpus_of_a_node() if key == "gpus" and number > 1 else number
+            why = f"a node has {most} by the operator's setting, to which Lamini lowers it too" if most < number else ""
+            conversion.put(path, min(number, most), f"gpu_config.{key}", number, why)
+            processes *= min(number, most)
     for key, value in given.items():
         if key not in ("gpus", "nodes"):
             conversion.unknown(f"gpu_config.{key}", value, ("gpus", "nodes"))
     return processes
+
+
+def _gpus_of_a_node() -> int:
+    """FINETUNE_MAX_GPUS_PER_NODE, as the operator reads it. Raises CliError for what is no number."""
+    from finetune_operator.settings import SettingsError, load
+
+    try:
+        return load().max_gpus_per_node
+    except SettingsError as error:
+        raise CliError(str(error)) from error
 
 
 def _data(given: Mapping[str, Any], conversion: Conversion) -> None:

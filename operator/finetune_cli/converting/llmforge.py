@@ -136,7 +136,8 @@ def _hardware(take: Callable[[str], Any], conversion: Conversion) -> None:
     if devices is None:
         conversion.default("finetuningGpus", 1, "num_devices")
     elif whole(conversion, "num_devices", devices):
-        conversion.put("finetuningGpus", devices, "num_devices", devices, "all on one node")
+        why = "on one node; an operator whose nodes have fewer takes those, and keeps the total batch"
+        conversion.put("finetuningGpus", devices, "num_devices", devices, why)
     resources = take("worker_resources")
     if resources is not None and not isinstance(resources, Mapping):
         conversion.refuse("worker_resources", resources, "give a mapping, such as accelerator_type:A10G: 0.001")
@@ -144,7 +145,13 @@ def _hardware(take: Callable[[str], Any], conversion: Conversion) -> None:
         prefix, _, kind = key.partition(":")
         name = f"worker_resources.{key}"
         if prefix in ("accelerator_type", "anyscale/accelerator_shape") and kind:
-            conversion.put("acceleratorType", kind, name, value, "the number only asks Ray for such a node")
+            conversion.put(
+                "acceleratorType",
+                kind,
+                name,
+                value,
+                "the operator's settings say which nodes these are; the number only asks Ray for one",
+            )
         else:
             conversion.refuse(name, value, "give accelerator_type:KIND, or set memoryPerGpu and cpusPerGpu")
     engine = take("deepspeed")

@@ -129,11 +129,22 @@ def test_a_call_of_lamini_s_client_with_every_argument(convert, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("example", "gpus", "total"), [("gpu-config-1", 4, 8), ("gpu-config-2", 8, 16), ("gpu-config-5", 9, 18)]
+    ("example", "gpus", "total"), [("gpu-config-1", 4, 8), ("gpu-config-2", 8, 16), ("gpu-config-5", 8, 16)]
 )
 def test_gpus_of_one_node(convert, example, gpus, total):
+    """The last one asks for 9: "total 8 GPUs, assuming max GPUs per node is 8", the operator's default too."""
     spec = convert(DOCUMENTS / f"document-000/{example}.py", "--basemodel", "org/model", "--data", "s3://b/x.csv").spec
     assert (spec["finetuningGpus"], spec["batchsize_conf"]["total_train_batch_size"]) == (gpus, total)
+
+
+def test_the_cap_is_the_operator_s_setting(convert, monkeypatch):
+    monkeypatch.setenv("FINETUNE_MAX_GPUS_PER_NODE", "16")
+    flags = ("--basemodel", "org/model", "--data", "s3://b/x.csv")
+    spec = convert(DOCUMENTS / "document-000/gpu-config-5.py", *flags).spec
+    assert (spec["finetuningGpus"], spec["batchsize_conf"]["total_train_batch_size"]) == (9, 18)
+    monkeypatch.setenv("FINETUNE_MAX_GPUS_PER_NODE", "4")
+    converted = convert(DOCUMENTS / "document-000/gpu-config-5.py", *flags)
+    assert "gpu_config.gpus: 9 -> finetuningGpus: 4 (a node has 4" in converted.said("gpu_config.gpus")
 
 
 @pytest.mark.parametrize("example", ["gpu-config-3", "gpu-config-4"])

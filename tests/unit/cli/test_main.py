@@ -2,15 +2,17 @@
 
 import pytest
 
+from finetune_cli.main import COMMANDS
+
 
 def test_help_names_every_command_on_stdout(finetune):
     result = finetune("--help")
     assert result.returncode == 0
-    for command in ("validate", "render", "run", "watch", "demo"):
+    for command in COMMANDS:
         assert f"  {command}" in result.stdout
 
 
-@pytest.mark.parametrize("command", ["validate", "render", "run", "watch", "demo"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(finetune, command):
     result = finetune(command, "--help")
     assert result.returncode == 0
