@@ -46,6 +46,7 @@ SUPPORTED: dict[str, Limits] = {
             "constant_with_warmup",
             "inverse_sqrt",
             "cosine_with_min_lr",
+            "cosine_warmup_with_min_lr",
             "warmup_stable_decay",
         )
     ),
@@ -55,7 +56,14 @@ SUPPORTED: dict[str, Limits] = {
     "adam_beta1": Limits(minimum=0, maximum=1),
     "adam_beta2": Limits(minimum=0, maximum=1),
     "adam_epsilon": Limits(minimum=0, maximum=1),
-    "optim": Limits(choices=("adamw_torch", "adamw_torch_fused", "sgd", "adafactor")),
+    "optim": Limits(
+        choices=(
+            *("adamw_torch", "adamw_torch_fused", "adafactor", "sgd", "adagrad", "rmsprop"),
+            *("adamw_8bit", "adamw_bnb_8bit", "paged_adamw_8bit", "paged_adamw_32bit"),
+            *("lion_8bit", "lion_32bit", "paged_lion_8bit", "paged_lion_32bit"),
+            *("rmsprop_bnb", "rmsprop_bnb_8bit", "rmsprop_bnb_32bit"),
+        )
+    ),
     "optim_args": _ANY,
     "max_grad_norm": Limits(minimum=0, maximum=1_000_000_000),
     "num_train_epochs": Limits(above=0, maximum=100_000),
@@ -85,6 +93,7 @@ SUPPORTED: dict[str, Limits] = {
     "dataloader_prefetch_factor": Limits(minimum=1, maximum=1_024),
     "dataloader_persistent_workers": _ANY,
     "label_smoothing_factor": Limits(minimum=0, maximum=1),
+    "neftune_noise_alpha": Limits(above=0, maximum=1_000),
     "train_sampling_strategy": Limits(choices=("random", "sequential", "group_by_length")),
     "use_cpu": _ANY,
     "full_determinism": _ANY,
@@ -92,7 +101,7 @@ SUPPORTED: dict[str, Limits] = {
 }
 
 # --- what the operator decides ---------------------------------------------------------------------------------------
-# name -> what to use instead. The library's default value (and those in OWNED_HARMLESS) asks for nothing: accepted.
+# name -> what to use instead. The library's default value (and those in HARMLESS) asks for nothing: accepted.
 
 OWNED: dict[str, str] = {
     "gradient_accumulation_steps": "it follows from batchsize_conf.total_train_batch_size",
@@ -134,26 +143,61 @@ ALWAYS_OWNED = (  # even the library's default would be misread as a choice
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
 )
-OWNED_HARMLESS: dict[str, tuple[Any, ...]] = {
+HARMLESS: dict[str, tuple[Any, ...]] = {  # other values than the default that ask for what is so anyway
     "report_to": ("none", ["none"], []),
     "push_to_hub": (False,),
     "disable_tqdm": (True,),
+    "remove_unused_columns": (False,),
+    "prediction_loss_only": (True,),
+    "logging_nan_inf_filter": (False,),
+    "ddp_find_unused_parameters": (False,),
+    "log_on_each_node": (False,),
 }
 
 # --- why the rest is refused -----------------------------------------------------------------------------------------
 # Keys of the snapshot in none of the tables above are refused unless they have their default; the reason, if known.
 
+_LOSS_ONLY = "evaluation computes the loss only, as a sum over targets"
+_DDP = "every process holds the whole model, and DDP's own settings serve"
 UNSUPPORTED_REASON: dict[str, str] = {
-    "dataloader_drop_last": "the short last batch is filled with masked rows, so that no sample is lost or doubled",
     "average_tokens_across_devices": "the loss is always weighted by tokens across devices",
-    "logging_nan_inf_filter": "the loss is always reported as it is",
-    "use_cache": "set it in run_conf.model_args",
-    "remove_unused_columns": "the trainer knows its own columns",
-    "save_only_model": "a checkpoint without optimizer state could not be resumed",
+    "batch_eval_metrics": _LOSS_ONLY,
     "bf16_full_eval": "evaluation runs in the precision of training",
+    "dataloader_drop_last": "the short last batch is filled with masked rows, so that no sample is lost or doubled",
+    "dataloader_in_order": "batches come in order, or a resumed run would differ",
+    "dataloader_multiprocessing_context": "workers start as torch starts them",
+    "ddp_broadcast_buffers": _DDP,
+    "ddp_bucket_cap_mb": _DDP,
+    "ddp_find_unused_parameters": "every trained weight takes part in every step",
+    "ddp_static_graph": _DDP,
+    "ddp_timeout": "the trainer's watchdog ends what hangs",
+    "debug": "use log_level",
+    "eval_accumulation_steps": _LOSS_ONLY,
+    "eval_do_concat_batches": _LOSS_ONLY,
+    "eval_use_gather_object": _LOSS_ONLY,
     "fp16_full_eval": "evaluation runs in the precision of training",
-    "prediction_loss_only": "evaluation computes the loss only",
     "ignore_data_skip": "a resumed run always goes on with the next sample",
+    "include_for_metrics": _LOSS_ONLY,
+    "include_num_input_tokens_seen": "see status.dataset.tokens and tokens_per_second",
+    "label_names": "labels follow from the method",
+    "length_column_name": "the trainer counts lengths itself",
+    "liger_kernel_config": "liger-kernel is not in the trainer image",
+    "log_level_replica": "only the first process logs",
+    "log_on_each_node": "only the first process logs",
+    "logging_nan_inf_filter": "the loss is always reported as it is",
+    "optim_target_modules": "it is for GaLore and APOLLO, which are not in the trainer image",
+    "prediction_loss_only": _LOSS_ONLY,
+    "remove_unused_columns": "the trainer knows its own columns",
+    "restore_callback_states_from_checkpoint": "a resumed run restores all of its state",
+    "save_on_each_node": "checkpoints lie on the job's volume, once",
+    "save_only_model": "a checkpoint without optimizer state could not be resumed",
+    "skip_memory_metrics": "memory is estimated before training, see status.dataset.memory",
+    "torch_compile": "batches differ in length, and each length would be compiled anew",
+    "torch_compile_backend": "torch_compile is not supported either",
+    "torch_compile_mode": "torch_compile is not supported either",
+    "torch_empty_cache_steps": "if memory is short, lower batchsize_conf.max_per_device_train_batch_size",
+    "use_cache": "set it in run_conf.model_args",
+    "use_liger_kernel": "liger-kernel is not in the trainer image",
 }
 UNSUPPORTED_DEFAULT_REASON = "the trainer does not implement it in this version"
 
@@ -183,6 +227,13 @@ RENAMED: dict[str, Renamed] = {
 }
 # Still named so in the pinned library too: translated without a notice.
 SILENTLY_RENAMED = ("activation_checkpointing", "activation_checkpointing_kwargs")
+
+# Values that other systems name and that cannot work here: refused with the reason, not as an unknown word.
+REFUSED_VALUES: dict[str, dict[str, str]] = {
+    "optim": {
+        "adamw_anyprecision": "needs torchdistx, which is maintained no more; use adamw_torch, or adamw_8bit for memory"
+    },
+}
 
 RENAMED_VALUES: dict[str, dict[str, str]] = {
     "optim": {"adamw_hf": "adamw_torch_fused", "adamw_apex_fused": "adamw_torch_fused"},
@@ -243,7 +294,7 @@ def harmless_values(name: str) -> tuple[Any, ...] | None:
         return ()
     if name in REMOVED:
         return REMOVED[name][1]
-    return (*OWNED_HARMLESS.get(name, ()), default_of(name))
+    return (*HARMLESS.get(name, ()), default_of(name))
 
 
 def refusal(name: str, value: Any) -> str | None:
@@ -251,6 +302,8 @@ def refusal(name: str, value: Any) -> str | None:
     if name in RENAMED:
         renamed = RENAMED[name]
         return refusal(renamed.new, renamed.values.get(value, value) if _hashable(value) else value)
+    if _hashable(value) and value in REFUSED_VALUES.get(name, ()):
+        return f"training_args.{name}: {value} {REFUSED_VALUES[name][value]}"
     allowed = harmless_values(name)
     if (
         name in WITHOUT_EFFECT
@@ -319,7 +372,7 @@ def _annotation(described: Mapping[str, Any]) -> Any:
     limits = SUPPORTED.get(name, _ANY)
     choices = limits.choices or tuple(described.get("choices", ()))
     if choices and set(kinds) <= {"enum", "str"}:  # a plain text with choices is an enum too
-        return Literal[(*choices, *RENAMED_VALUES.get(name, ()))]
+        return Literal[(*choices, *RENAMED_VALUES.get(name, ()), *REFUSED_VALUES.get(name, ()))]
     if kinds == ["object", "str"]:  # a path to a JSON file, or its content: only the content makes sense in a pod
         kinds = ["object"]
     if name == "report_to":

@@ -22,6 +22,7 @@ from finetune_api.rules_model import (
     DEFAULT_TEMPLATE,
     NO_PAIRS,
     NO_TEMPLATE,
+    NOISE,
     SCRATCH_ADAPTER,
     SCRATCH_QUANTISED,
     SIZES,
@@ -50,7 +51,7 @@ def spec_rules(properties: Mapping[str, Any]) -> dict[Path, list[Rule]]:
     rules: dict[Path, list[Rule]] = defaultdict(list)
     _refusals(rules, properties)
     _training_args(rules[("training_args",)], properties["training_args"]["properties"])
-    rules[()].extend([*_between_sections(), *_pairs(), *_plain_text(), *_from_scratch()])
+    rules[()].extend([*_between_sections(), *_pairs(), *_plain_text(), *_from_scratch(), _noise()])
     given = " || ".join(f"has(self.model_hyperparameters.{key})" for key in SIZES)
     rules[("run_conf",)].append(
         Rule(
@@ -106,7 +107,7 @@ def _training_args(rules: list[Rule], properties: Mapping[str, Schema]) -> None:
         rules.append(Rule(_only(key, allowed, schema), refusal_text(name), f".{key}"))
     for key, refused in REFUSED_VALUES.items():
         for value, reason in refused.items():
-            rules.append(Rule(f"!has(self.{key}) || self.{key} != '{value}'", f"{value}: {reason}", f".{key}"))
+            rules.append(Rule(f"!has(self.{key}) || self.{key} != '{value}'", f"{value} {reason}", f".{key}"))
     for old, renamed in RENAMED.items():
         rules.append(
             Rule(
@@ -325,6 +326,11 @@ def _plain_text() -> list[Rule]:
             for key in ("input_key", "output_key")
         ),
     ]
+
+
+def _noise() -> Rule:
+    other = "!has(self.method) || self.method != 'dpo'"
+    return Rule(f"{other} || !has(self.training_args.neftune_noise_alpha)", NOISE, ".training_args.neftune_noise_alpha")
 
 
 def _from_scratch() -> list[Rule]:

@@ -7,6 +7,8 @@ import torch
 
 from finetune_trainer.errors import BadConfiguration
 from finetune_trainer.steps import warmup_steps
+from finetune_trainer.train.bnb_optimizer import NAMES as BNB_NAMES
+from finetune_trainer.train.bnb_optimizer import build_bnb_optimizer
 from finetune_trainer.train.settings import OptimizerSettings
 
 # Weight decay pulls matrices to zero; for biases and the gains of norms that is no regularisation. As in transformers.
@@ -19,6 +21,10 @@ _EXTRA: dict[str, dict[str, Any]] = {  # optim_args that each optimizer takes, w
     "adamw_torch_fused": {},
     "sgd": {"momentum": float, "dampening": float, "nesterov": "bool"},
     "adafactor": {"clip_threshold": float, "decay_rate": float},
+    "adagrad": {"lr_decay": float, "eps": float},
+    "rmsprop": {"momentum": float, "alpha": float, "eps": float, "centered": "bool"},
+    **{name: {} for name in BNB_NAMES if not name.startswith("rmsprop")},
+    **{name: {"momentum": float, "alpha": float, "eps": float} for name in BNB_NAMES if name.startswith("rmsprop")},
 }
 
 
@@ -47,6 +53,12 @@ def build_optimizer(model: Any, settings: OptimizerSettings) -> torch.optim.Opti
         from transformers.optimization import Adafactor
 
         return Adafactor(groups, lr=rate, scale_parameter=False, relative_step=False, **extra)
+    if settings.name == "adagrad":
+        return torch.optim.Adagrad(groups, lr=rate, **extra)
+    if settings.name == "rmsprop":
+        return torch.optim.RMSprop(groups, lr=rate, **extra)
+    if settings.name in BNB_NAMES:
+        return build_bnb_optimizer(model, groups, settings, extra)
     raise BadConfiguration(f"training_args.optim {settings.name} is not one of {', '.join(_EXTRA)}")
 
 

@@ -27,6 +27,7 @@ from finetune_trainer.train.distributed import World, choose_precision, device_n
 from finetune_trainer.train.found import Found, load_found, save_found
 from finetune_trainer.train.fresh_model import check_vocabulary
 from finetune_trainer.train.loop import Loop, Overflowed, Parts, Reporting
+from finetune_trainer.train.neftune import add_noise
 from finetune_trainer.train.optimizer import build_optimizer, build_schedule, restore_schedule
 from finetune_trainer.train.progress import Progress
 from finetune_trainer.train.resume import find_start
@@ -194,6 +195,7 @@ class Run:
                 kind = adapters.adapter_type(model)
                 self.progress.notice(f"a {kind} adapter cannot be merged into the model: the result is the adapter")
         models.trainable_in_fp32(model, settings.model.dtype)
+        add_noise(model, settings.model.noise)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise BadConfiguration("the adapter leaves every weight frozen; check peft_conf.peft_kwargs")
         return model, grew

@@ -85,6 +85,7 @@ class ModelSettings:
     gradient_checkpointing_kwargs: dict[str, Any]
     loading: dict[str, Any]  # further arguments of from_pretrained
     hyperparameters: Hyperparameters = field(default_factory=Hyperparameters)
+    noise: float | None = None  # NEFTune's alpha
     quantization: dict[str, Any] | None = None  # arguments of transformers.BitsAndBytesConfig
 
 
@@ -296,6 +297,7 @@ def _model(spec: FineTuneJobSpec, args: dict[str, Any]) -> ModelSettings:
         gradient_checkpointing_kwargs=dict(args["gradient_checkpointing_kwargs"] or {"use_reentrant": False}),
         loading=loading,
         hyperparameters=read_hyperparameters(spec, args["seed"]),
+        noise=args["neftune_noise_alpha"],
         quantization=_quantization(spec),
     )
 
