@@ -5,6 +5,7 @@ Everything here reads files' names and headers only, so that a wrong name, type 
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def fetch_adapter(spec: FineTuneJobSpec, work_dir: Path, credentials: dict[str, 
                 (target / location.path / name).replace(target / name)
     elif location.scheme != "local":
         log.info("adapter: %s", location.uri)
+        shutil.rmtree(target, ignore_errors=True)  # another adapter's files may have the very same sizes
         download_tree(location.uri, target, exclude=("*.bin", "*.pt"), credentials=credentials.get(location.scheme))
     read_adapter(target, location.uri)
 

@@ -330,6 +330,145 @@ def test_claims_and_config_maps_are_read_from_their_mounts(
     assert "pvc://claim/folder/train.jsonl does not exist in the mounted volume" in report.message
 
 
+# --- datasets that are more than one file ----------------------------------------------------------------------------
+
+
+def data_of(training: dict[str, Any], validation: dict[str, Any] | None = None) -> dict[str, Any]:
+    checked = {"type": "CONCATENATION", "datasets": [validation]} if validation else {"type": "NONE"}
+    return {
+        "training_data": {"type": "CONCATENATION", "datasets": [training]},
+        "validation_data": checked,
+        "chat_template_name": "chat-ml",
+    }
+
+
+def counts(report: TerminationReport) -> tuple[int | None, int | None]:
+    assert report.exit_code == 0, report.message
+    assert report.dataset
+    return report.dataset.examples, report.dataset.validation_examples
+
+
+def test_a_folder_in_a_bucket_is_a_dataset_with_splits(pod: Pod, filled: Path) -> None:
+    """Training takes train and validation takes validation, only their files are fetched, and a changed one again."""
+    for name, rows in (("train-0", ROWS[:4]), ("train-1", ROWS[4:7]), ("validation", ROWS[7:9]), ("test", ROWS[:1])):
+        upload_one(write_rows(filled / f"{name}.jsonl", rows), f"folder/{name}.jsonl")
+    folder = {"path": "s3://data/folder"}
+    pod.configure(data_conf=data_of(folder, folder))
+    assert counts(pod.run()) == (7, 2)
+    placed = sorted(path.name for path in (pod.work / "data").glob("*-folder/*.jsonl"))
+    assert placed == ["train-0.jsonl", "train-1.jsonl", "validation.jsonl"]
+    upload_one(write_rows(filled / "train-1.jsonl", ROWS[4:6]), "folder/train-1.jsonl")
+    remove_tree("folder/train-0.jsonl")
+    assert counts(pod.run()) == (2, 2)
+    pod.configure(data_conf=data_of({**folder, "split": "test"}))
+    assert counts(pod.run()) == (1, 0)
+    pod.configure(data_conf=data_of({**folder, "split": "dev"}))
+    report = pod.run()
+    assert report.exit_code == 66
+    assert "s3://data/folder has no split 'dev': set split to one of train, validation, test" in report.message
+
+
+def test_a_bad_line_in_a_folder_is_told_with_its_file(pod: Pod, filled: Path) -> None:
+    upload_one(write_rows(filled / "a.jsonl", [*ROWS, {"messages": []}]), "folder/part/a.jsonl")
+    pod.configure(data_conf=data_of({"path": "s3://data/folder"}))
+    report = pod.run()
+    assert report.exit_code == 65
+    assert "s3://data/folder/part/a.jsonl:11: " in report.message
+
+
+def test_folders_that_are_here_are_not_copied(
+    pod: Pod, tmp_path: Path, tokenizers_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from finetune_trainer import data_files
+
+    monkeypatch.setitem(data_files._MOUNTS, "pvc", str(tmp_path / "pvc"))
+    model = make_model(tmp_path / "model", tokenizers_dir / "chatty")
+    write_rows(tmp_path / "local/train/1.jsonl", ROWS[:3])
+    write_rows(tmp_path / "local/train/2.jsonl", ROWS[3:5])
+    write_rows(tmp_path / "local/test/1.jsonl", ROWS[5:6])
+    write_rows(tmp_path / "pvc/claim/folder/1.jsonl", ROWS[6:10])
+    pod.configure(
+        basemodel=str(model), data_conf=data_of({"path": str(tmp_path / "local")}, {"path": "pvc://claim/folder"})
+    )
+    assert counts(pod.run()) == (5, 4)
+    (linked,) = (pod.work / "data").glob("*-local/train/1.jsonl")
+    assert linked.readlink() == tmp_path / "local/train/1.jsonl"
+    (copied,) = (pod.work / "data").glob("*-folder/1.jsonl")
+    assert not copied.is_symlink()
+
+
+@pytest.mark.parametrize("key", ["config", "split"])
+def test_a_file_has_no_splits(key: str, pod: Pod, tmp_path: Path, tokenizers_dir: Path) -> None:
+    model = make_model(tmp_path / "model", tokenizers_dir / "chatty")
+    data = write_rows(tmp_path / "rows.jsonl")
+    pod.configure(basemodel=str(model), data_conf=data_of({"path": str(data), key: "train"}))
+    report = pod.run()
+    assert report.exit_code == 78
+    assert f"rows.jsonl is a file, which has no {key}" in report.message
+
+
+@pytest.fixture
+def named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """named(path=…, split=…): the mounted ConfigMap of the dataset `dialogues`, as the kubelet writes it."""
+    from finetune_trainer import data_files
+
+    monkeypatch.setitem(data_files._MOUNTS, "dataset", str(tmp_path / "dataset"))
+
+    def write(**keys: str) -> None:
+        folder = tmp_path / "dataset/dialogues"
+        (folder / "..data").mkdir(parents=True, exist_ok=True)
+        for key, value in keys.items():
+            (folder / "..data" / key).write_text(value + "\n")
+            if not (folder / key).is_symlink():
+                (folder / key).symlink_to(folder / "..data" / key)
+
+    return write
+
+
+def test_a_named_dataset_lies_where_its_config_map_says(named: Callable[..., None], pod: Pod, filled: Path) -> None:
+    import csv
+
+    with (filled / "pairs").open("w", newline="") as stream:
+        csv.writer(stream).writerows([["input", "output"], ["What is AI?", "Machines that think."], ["Hi", ""]])
+    upload_one(filled / "pairs", "pairs")
+    named(path="s3://data/pairs", format="csv", description="questions and answers")
+    conf = data_of({"path": "dataset://dialogues"})
+    pod.configure(data_conf={**conf, "input_key": "input"})
+    assert counts(pod.run()) == (2, 0)
+    for name in ("train", "test"):
+        upload_one(write_rows(filled / f"{name}.jsonl", ROWS[: len(name)]), f"folder/{name}.jsonl")
+    named(path="data/folder", format="jsonl", split="test")  # the name stays, what it names has moved
+    pod.configure(data_conf=conf)
+    assert counts(pod.run()) == (4, 0)
+    pod.configure(data_conf=data_of({"path": "dataset://dialogues", "split": "train"}))
+    assert counts(pod.run()) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "code", "words"),
+    [
+        ({}, 66, "dataset://dialogues does not exist: it is a ConfigMap dialogues in the namespace of the job"),
+        ({"pth": "s3://data/x"}, 66, "whose key path says where the data lies (found pth"),
+        ({"path": "s3://data/x", "splt": "a"}, 78, "has the key 'splt', which nothing reads; it may have path, format"),
+        ({"path": "s3://data/x", "format": "xml"}, 78, "'jsonl', 'csv', 'parquet' or 'text'"),
+        ({"path": "pvc://claim/x"}, 78, "must lie where every pod can reach it: hf, s3, gs, az, http, https"),
+        ({"path": "/etc/passwd"}, 78, "has the scheme local"),
+        ({"path": "dataset://dialogues"}, 78, "has the scheme dataset"),
+        ({"path": "ftp://x/y"}, 78, "unknown scheme ftp://"),
+        ({"path": "s3://data/none.jsonl"}, 66, "s3://data/none.jsonl does not exist"),
+    ],
+)
+def test_a_named_dataset_that_is_none(
+    keys: dict[str, str], code: int, words: str, named: Callable[..., None], pod: Pod, filled: Path
+) -> None:
+    if keys:
+        named(**keys)
+    pod.configure(data_conf=data_of({"path": "dataset://dialogues"}))
+    report = pod.run()
+    assert report.exit_code == code, report.message
+    assert words in report.message
+
+
 def test_wrong_keys_name_the_secret_and_its_keys(pod: Pod, filled: Path, s3_with_keys: str) -> None:
     secret = {"name": "team-keys", "accessKeyKey": "id", "secretKeyKey": "word"}
     pod.configure(bucketCredentialsSecret=secret)

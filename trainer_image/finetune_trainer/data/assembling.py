@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from finetune_trainer.data.files import BadLines, DataFile
+from finetune_trainer.data.files import BadLines, DataFile, parts_of
 from finetune_trainer.data.mixing import check_weights, interleave
 from finetune_trainer.data.splitting import auto_split
 from finetune_trainer.errors import BadData
@@ -106,8 +106,10 @@ def gather(plan: DataPlan, read: ReadFile[E], account: Account) -> Dataset[E]:
     """
     files = plan.used()
     bad = BadLines()
-    training = [list(read(file, bad)) for file in files]
-    validation = [list(read(file, bad)) for file in plan.validation] if isinstance(plan.validation, tuple) else []
+    training = [_read_whole(file, read, bad) for file in files]
+    validation = []
+    if isinstance(plan.validation, tuple):
+        validation = [_read_whole(file, read, bad) for file in plan.validation]
     bad.raise_if_any()
     _check_something_left(training, "training_data", account)
     if validation:
@@ -126,6 +128,11 @@ def gather(plan: DataPlan, read: ReadFile[E], account: Account) -> Dataset[E]:
         )
         train = train[: plan.max_examples]
     return Dataset(train, evaluation, account)
+
+
+def _read_whole(file: DataFile, read: ReadFile[E], bad: BadLines) -> list[E]:
+    """The examples of a file, or of a folder's files one by one, so that bad lines are told with the file they are in."""
+    return [example for part in parts_of(file) for example in read(part, bad)]
 
 
 def _repeated(*parts: Sequence[E]) -> int:

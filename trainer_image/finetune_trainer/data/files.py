@@ -104,11 +104,12 @@ def read_records(file: DataFile, bad: BadLines, expected: str = "a row of data")
 
     expected: what a row should look like, for messages. Raises InputMissing if the file is not there.
     """
-    for part in _parts(file):
+    for part in parts_of(file):
         yield from _read_one(part, bad, expected)
 
 
-def _parts(file: DataFile) -> list[DataFile]:
+def parts_of(file: DataFile) -> list[DataFile]:
+    """The files of a folder, each with its own name; a file itself."""
     if not file.path.is_dir():
         return [file]
     paths = sorted(
