@@ -1,8 +1,8 @@
 """The stream of micro-batches of one process: collated, with the counts that weight the loss."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, tee
 from typing import Any
 
 import torch
@@ -116,19 +116,19 @@ def plan_epoch(
 
 
 def load(
-    examples: Examples, plans: Sequence[StepPlan], loader: dict[str, Any]
+    examples: Examples, plans: Iterable[StepPlan], loader: dict[str, Any]
 ) -> Iterator[tuple[StepPlan, Iterator[MicroBatch]]]:
     """Each step with its micro-batches, which worker processes may prepare ahead. Draws no global random number."""
     workers = loader.get("num_workers", 0)
+    plans, ahead = tee(plans)
     batches = iter(
         DataLoader(
             examples,
-            batch_sampler=[rows for plan in plans for rows in plan.micro_rows],
+            batch_sampler=(rows for plan in ahead for rows in plan.micro_rows),
             collate_fn=examples.collate,
             num_workers=workers,
             pin_memory=bool(loader.get("pin_memory")) and torch.cuda.is_available(),
             prefetch_factor=loader.get("prefetch_factor") if workers else None,
-            persistent_workers=bool(loader.get("persistent_workers")) and workers > 0,
             generator=torch.Generator(),
         )
     )

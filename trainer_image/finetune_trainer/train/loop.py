@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -101,9 +101,17 @@ class Loop:
         return self.state.eval_step != self.state.step
 
     def _steps(self) -> Iterator[tuple[StepPlan, Iterator[MicroBatch]]]:
-        """The steps that are left, epoch by epoch."""
-        while self.state.step < self.total_steps:
-            epoch, start = divmod(self.state.step, self.steps_per_epoch)
+        """The steps that are left. Each epoch has its own worker processes, unless they persist."""
+        epochs = self._epochs_left()
+        if self.settings.loader.get("persistent_workers"):
+            epochs = iter((chain.from_iterable(epochs),))
+        for plans in epochs:
+            yield from load(self.parts.train, plans, self.settings.loader)
+
+    def _epochs_left(self) -> Iterator[Iterator[StepPlan]]:
+        step = self.state.step
+        while step < self.total_steps:
+            epoch, start = divmod(step, self.steps_per_epoch)
             plans = plan_epoch(
                 self.parts.train,
                 self.parts.shape,
@@ -113,8 +121,9 @@ class Loop:
                 sampling=self.settings.sampling,
                 start=start,
             )
-            left = list(islice(plans, self.total_steps - self.state.step))
-            yield from load(self.parts.train, left, self.settings.loader)
+            count = min(self.steps_per_epoch - start, self.total_steps - step)
+            yield islice(plans, count)
+            step += count
 
     def _step(self, plan: StepPlan, batches: Iterator[MicroBatch]) -> bool:
         """One optimizer step; False if it was given up between micro-batches, leaving the weights as they were."""
