@@ -37,6 +37,10 @@ _PROMPT_SHAPE = (
     ("num_attention_heads", "PEFT takes it from the model; remove it"),
     ("num_layers", "PEFT takes it from the model; remove it"),
 )
+_PAST_EMBEDDINGS = (
+    "modules_to_save",
+    "with learned prompts PEFT reads the original embeddings, past a trained copy of them; use LORA or PREFIX_TUNING",
+)
 _CONVOLUTION = ("use_effective_conv2d", "language models have no such layers; remove it")
 _ONE_TASK = "rows carry no task, so there is one; remove it"
 _BIAS = ("bias", "only LORA trains biases in this version; remove it")
@@ -105,17 +109,26 @@ PEFT_TYPES: dict[str, PeftType] = {
         quantised=True,
         virtual_tokens=True,
         required=("num_virtual_tokens",),
-        arguments=(*_PROMPT_SHAPE, ("tokenizer_name_or_path", _TOKENIZER), ("tokenizer_kwargs", _TOKENIZER)),
+        grows=False,
+        arguments=(
+            *_PROMPT_SHAPE,
+            _PAST_EMBEDDINGS,
+            ("tokenizer_name_or_path", _TOKENIZER),
+            ("tokenizer_kwargs", _TOKENIZER),
+        ),
+        note="The first token of a row is no target, as with other types, though PEFT could predict it.",
     ),
     "MULTITASK_PROMPT_TUNING": PeftType(
         "Learned embeddings with a low-rank part per task; trained as one task, number 0.",
         merges=False,
         quantised=True,
+        grows=False,
         continues=False,
         virtual_tokens=True,
         required=("num_virtual_tokens",),
         arguments=(
             *_PROMPT_SHAPE,
+            _PAST_EMBEDDINGS,
             ("tokenizer_name_or_path", _TOKENIZER),
             ("tokenizer_kwargs", _TOKENIZER),
             ("num_tasks", _ONE_TASK),
@@ -128,10 +141,11 @@ PEFT_TYPES: dict[str, PeftType] = {
         "Embeddings before every row, made by a small network.",
         merges=False,
         quantised=True,
+        grows=False,
         continues=False,
         virtual_tokens=True,
         required=("num_virtual_tokens",),
-        arguments=_PROMPT_SHAPE,
+        arguments=(*_PROMPT_SHAPE, _PAST_EMBEDDINGS),
         note="The saved adapter holds the embeddings, not the network; a job's own checkpoints hold both.",
     ),
     "PREFIX_TUNING": PeftType(
