@@ -581,6 +581,14 @@ def test_training_arguments_alone_in_three_languages(convert, text, name):
     assert "max_steps (10) decides" in converted.said("num_train_epochs")
 
 
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [({}, "float32"), ({"bf16": False, "fp16": False}, "float32"), ({"bf16": True}, None), ({"fp16": True}, None)],
+)
+def test_without_half_precision_transformers_trains_in_fp32(arguments, given, dtype):
+    assert arguments(**given, max_steps=3).spec["run_conf"].get("model_args", {}).get("torch_dtype") == dtype
+
+
 def test_set_changes_the_spec_before_it_is_checked(arguments):
     flags = ("--set", "method=sft", "--set", "clm_args=null", "--set", "sft_args={}", "--set", "finetuningGpus=0")
     spec = arguments(*flags, max_steps=5).spec
@@ -699,6 +707,13 @@ def test_a_model_and_data_that_nobody_named(convert):
     errors = convert({"r_value": 8}).errors
     assert "basemodel: the source names no model; give --basemodel hf://org/name, or another place" in errors
     assert "data_conf.training_data: the source names no data; give --data LOCATION" in errors
+
+
+@pytest.mark.parametrize("example", ["convert/lamini.py", "convert/llmforge.yaml", "convert/hugging_face.py"])
+def test_the_examples_convert(convert, example):
+    spec = convert(ROOT / "examples" / example).spec
+    assert spec["basemodel"] == "s3://models/tiny-llama"
+    assert spec["data_conf"]["training_data"]["datasets"][0]["path"].startswith("s3://datasets/")
 
 
 def test_json_output_and_stdin(finetune):
