@@ -18,6 +18,9 @@ SIZES_OF_SCRATCH = (
 )
 SCRATCH_ADAPTER = "an adapter on random weights would learn nothing of use; with from_scratch set peft_type: NO_PEFT"
 NOISE = "noise on embeddings would reach the reference model of method dpo too; remove neftune_noise_alpha"
+DROPOUT_OFF = (
+    "method dpo switches all dropout off unless dpo_args.disable_dropout is false; set that, or remove dropout"
+)
 SCRATCH_QUANTISED = "a model from scratch has no weights to quantise; remove quant_conf"
 
 
@@ -45,6 +48,9 @@ def check_plain_text(spec: Mapping[str, Any]) -> Iterator[Violation]:
 def check_model_hyperparameters(spec: Mapping[str, Any]) -> Iterator[Violation]:
     """Sizes need a model from scratch; one of those takes no adapter and no quantisation."""
     run_conf = _section(spec, "run_conf")
+    dropout = _section(run_conf, "model_hyperparameters").get("dropout")
+    if spec.get("method") == "dpo" and dropout and _section(spec, "dpo_args").get("disable_dropout") is not False:
+        yield Violation(("run_conf", "model_hyperparameters", "dropout"), DROPOUT_OFF)
     if run_conf.get("from_scratch") is True:
         if _section(spec, "peft_conf").get("peft_type", "NO_PEFT") != "NO_PEFT":
             yield Violation(("peft_conf", "peft_type"), SCRATCH_ADAPTER)

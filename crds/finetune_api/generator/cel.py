@@ -20,6 +20,7 @@ from finetune_api.rules_data import PAIRS_NEEDED, PLAIN_TEXT, SAME_KEY
 from finetune_api.rules_evaluation import EVENT_KEYS, NEED_VALIDATION
 from finetune_api.rules_model import (
     DEFAULT_TEMPLATE,
+    DROPOUT_OFF,
     NO_PAIRS,
     NO_TEMPLATE,
     NOISE,
@@ -335,7 +336,15 @@ def _noise() -> Rule:
 
 def _from_scratch() -> list[Rule]:
     pretrained = "!has(self.run_conf.from_scratch) || !self.run_conf.from_scratch"
+    changed = "self.run_conf.model_hyperparameters"
+    kept = "(has(self.dpo_args) && has(self.dpo_args.disable_dropout) && !self.dpo_args.disable_dropout)"
     return [
+        Rule(
+            f"!has(self.method) || self.method != 'dpo' || !has({changed}) || !has({changed}.dropout) || "
+            f"{changed}.dropout == 0.0 || {kept}",
+            DROPOUT_OFF,
+            ".run_conf.model_hyperparameters",
+        ),
         Rule(f"{pretrained} || self.peft_conf.peft_type == 'NO_PEFT'", SCRATCH_ADAPTER, ".peft_conf"),
         Rule(
             f"{pretrained} || !has(self.quant_conf) || (has(self.quant_conf.quantization_type) && "
