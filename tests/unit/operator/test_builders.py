@@ -156,6 +156,26 @@ def test_data_on_claims_and_config_maps_is_mounted_in_the_download_only(world):
     assert not any(path.startswith("/mnt") for path in mounts(rendered, "train"))
 
 
+def test_a_named_dataset_is_its_config_map_mounted_in_the_download_only(world):
+    """Each once, beside a ConfigMap that holds data and may have the same name; an unused one does not keep a pod."""
+    world.spec["data_conf"]["training_data"] = {
+        "type": "PRECOMPUTE_WEIGHTED_MIX",
+        "datasets": [
+            {"path": "dataset://facts"},
+            {"path": "dataset://facts", "split": "more"},
+            {"path": "configmap://facts/c.jsonl"},
+            {"path": "dataset://unused", "sampling_weight": 0.0},
+        ],
+    }
+    rendered = objects(world)
+    mounted = mounts(rendered, "download")
+    assert mounted["/mnt/dataset/facts"]["readOnly"] is True
+    volumes = {volume["name"]: volume for volume in pod(rendered, "download")["volumes"]}
+    assert volumes[mounted["/mnt/dataset/facts"]["name"]]["configMap"] == {"name": "facts"}
+    assert [path for path in mounted if path.startswith("/mnt")] == ["/mnt/dataset/facts", "/mnt/configmap/facts"]
+    assert not any(path.startswith("/mnt") for path in mounts(rendered, "train"))
+
+
 def test_nobody_owns_the_cache_and_retained_checkpoints(world):
     rendered = objects(world)
     assert "finetune-operator.io/job" not in rendered["PersistentVolumeClaim/model-cache"]["metadata"]["labels"]
