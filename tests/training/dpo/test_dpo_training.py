@@ -175,21 +175,32 @@ def test_evaluation_is_the_mean_over_pairs_at_any_batch_size(
     assert logged(runs[0], "eval_logps/chosen")[0] == pytest.approx(mean, rel=1e-5)
 
 
+SYNC = {"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.5}
+
+
 @pytest.mark.parametrize(
-    ("dpo_args", "lora"),
+    ("dpo_args", "lora", "architecture"),
     [
-        ({}, False),
-        ({"precompute_ref_log_probs": True}, False),
-        ({"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.5}, False),
-        ({"disable_dropout": False}, {"r": 4, "lora_dropout": 0.2, "target_modules": "all-linear"}),
-        ({"precompute_ref_log_probs": True}, {"r": 4, "bias": "all", "target_modules": "all-linear"}),
+        ({}, False, "llama"),
+        ({"precompute_ref_log_probs": True}, False, "llama"),
+        (SYNC, False, "llama"),
+        ({**SYNC, "disable_dropout": False}, False, "gpt2"),
+        ({"disable_dropout": False}, {"r": 4, "lora_dropout": 0.2, "target_modules": "all-linear"}, "llama"),
+        ({"precompute_ref_log_probs": True}, {"r": 4, "bias": "all", "target_modules": "all-linear"}, "llama"),
     ],
-    ids=["copy", "precomputed", "moving reference", "dropout", "precomputed with biases"],
+    ids=["copy", "precomputed", "moving", "moving, tied, with dropout", "dropout", "precomputed with biases"],
 )
 def test_an_interrupted_run_continues_with_the_same_losses(
-    train_here: Any, make_dpo: Any, tmp_path: Path, dpo_args: dict[str, Any], lora: Any
+    train_here: Any,
+    make_dpo: Any,
+    make_model: Any,
+    tmp_path: Path,
+    dpo_args: dict[str, Any],
+    lora: Any,
+    architecture: str,
 ) -> None:
-    config = make_dpo(dpo_args, lora=lora, per_device=4)
+    model = make_model(architecture=architecture)
+    config = make_dpo(dpo_args, lora=lora, per_device=4, model=model)
     whole = train_here(config)
     assert len(whole.losses) == 6
     stopped = train_here(config, tmp_path, stop_after=3)
