@@ -98,6 +98,20 @@ def test_the_download_runs_where_the_gpus_are(world):
         assert spec["priorityClassName"] == "high"
 
 
+def test_the_accelerators_of_llmforge_choose_nodes(world):
+    """worker_resources' accelerator_type:A10G, and kinds with a size, by labels as NVIDIA's feature discovery sets
+    them; a label that the user gives too wins."""
+    labels = {
+        "A10G": {"nvidia.com/gpu.product": "NVIDIA-A10G"},
+        "A100-80G": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB", "zone": "b"},
+    }
+    for kind, expected in labels.items():
+        spec = {**world.spec, "finetuningGpus": 1, "acceleratorType": kind, "nodeSelector": {"zone": "a"}}
+        found = {key(one): one for one in render(spec, "demo", "team", Settings(accelerator_labels=labels))}
+        for role in ("download", "train"):
+            assert pod(found, role)["nodeSelector"] == {**expected, "zone": "a"}
+
+
 def test_an_unknown_accelerator_names_the_known_ones(world):
     with pytest.raises(InvalidSpecError, match="H100"):
         objects(world, acceleratorType="H2000")

@@ -1,6 +1,7 @@
 """The plan, step by step: what is created when, and what status says meanwhile."""
 
 import copy
+import json
 
 import pytest
 
@@ -253,10 +254,21 @@ def test_an_invalid_spec_says_which_key(world, created, condition):
 
 
 def test_more_gpus_than_a_node_has_are_capped_with_a_notice(world, condition):
+    """Document 000's example: 9 GPUs asked for, 8 given, the total batch as it was."""
     world.spec |= {"finetuningGpus": 9}
+    world.spec["batchsize_conf"] = {"total_train_batch_size": 72, "max_per_device_train_batch_size": 4}
     decisions = world.plan()
     assert decisions.status["gpus"] == 8
     assert condition(decisions, "SettingsAdjusted") == ("True", "Notices")
+    message = next(one["message"] for one in decisions.status["conditions"] if one["type"] == "SettingsAdjusted")
+    assert "finetuningGpus 9 is more than a node has: 8 are used; the total batch size stays the same" in message
+    creates = [action.body for action in world.downloaded().plan().actions]
+    config = next(body for body in creates if body["kind"] == "ConfigMap")
+    spec = json.loads(config["data"]["job.json"])["spec"]
+    assert (spec["finetuningGpus"], spec["batchsize_conf"]["total_train_batch_size"]) == (8, 72)
+    assert "num_processes: 8" in config["data"]["accelerate.yaml"]
+    container = next(body for body in creates if body["kind"] == "Job")["spec"]["template"]["spec"]["containers"][0]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "8"}
 
 
 def test_a_cap_that_does_not_divide_the_batch_is_refused(world, condition):
