@@ -16,7 +16,7 @@ from finetune_api.placement import PlacementError, place
 from finetune_api.rules_adapters import check_adapter, check_quantization
 from finetune_api.rules_data import check_pairs, check_text_files
 from finetune_api.rules_evaluation import check_auto, check_evaluation_conf
-from finetune_api.rules_model import check_model_hyperparameters, check_noise, check_plain_text
+from finetune_api.rules_model import check_model_hyperparameters, check_plain_text
 from finetune_api.rules_preference import check_preference
 from finetune_api.rules_training import check_training_args
 from finetune_api.support import check_support
@@ -264,7 +264,6 @@ RULES: tuple[Callable[[Spec], Iterator[Violation]], ...] = (
     check_data,
     check_plain_text,
     check_model_hyperparameters,
-    check_noise,
     check_locations,
     check_device_map,
     check_attention,

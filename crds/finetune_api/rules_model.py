@@ -1,4 +1,4 @@
-"""The rules of plain text (method clm), of a model that is trained from scratch, and of noise on its embeddings."""
+"""The rules of plain text (method clm), and of a model that is trained from scratch."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,7 +17,6 @@ SIZES_OF_SCRATCH = (
     "a pretrained model keeps the sizes that its weights have; remove {key}, or set run_conf.from_scratch: true"
 )
 SCRATCH_ADAPTER = "an adapter on random weights would learn nothing of use; with from_scratch set peft_type: NO_PEFT"
-NOISE = "noise on embeddings would reach the reference model of method dpo too; remove neftune_noise_alpha"
 DROPOUT_OFF = (
     "method dpo switches all dropout off unless dpo_args.disable_dropout is false; set that, or remove dropout"
 )
@@ -61,9 +60,3 @@ def check_model_hyperparameters(spec: Mapping[str, Any]) -> Iterator[Violation]:
     for key in SIZES:
         if _section(run_conf, "model_hyperparameters").get(key) is not None:
             yield Violation(("run_conf", "model_hyperparameters", key), SIZES_OF_SCRATCH.format(key=key))
-
-
-def check_noise(spec: Mapping[str, Any]) -> Iterator[Violation]:
-    """NEFTune is for methods without a reference model."""
-    if spec.get("method") == "dpo" and _section(spec, "training_args").get("neftune_noise_alpha") is not None:
-        yield Violation(("training_args", "neftune_noise_alpha"), NOISE)

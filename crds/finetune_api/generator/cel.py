@@ -23,7 +23,6 @@ from finetune_api.rules_model import (
     DROPOUT_OFF,
     NO_PAIRS,
     NO_TEMPLATE,
-    NOISE,
     SCRATCH_ADAPTER,
     SCRATCH_QUANTISED,
     SIZES,
@@ -52,7 +51,7 @@ def spec_rules(properties: Mapping[str, Any]) -> dict[Path, list[Rule]]:
     rules: dict[Path, list[Rule]] = defaultdict(list)
     _refusals(rules, properties)
     _training_args(rules[("training_args",)], properties["training_args"]["properties"])
-    rules[()].extend([*_between_sections(), *_pairs(), *_plain_text(), *_from_scratch(), _noise()])
+    rules[()].extend([*_between_sections(), *_pairs(), *_plain_text(), *_from_scratch()])
     given = " || ".join(f"has(self.model_hyperparameters.{key})" for key in SIZES)
     rules[("run_conf",)].append(
         Rule(
@@ -327,11 +326,6 @@ def _plain_text() -> list[Rule]:
             for key in ("input_key", "output_key")
         ),
     ]
-
-
-def _noise() -> Rule:
-    other = "!has(self.method) || self.method != 'dpo'"
-    return Rule(f"{other} || !has(self.training_args.neftune_noise_alpha)", NOISE, ".training_args.neftune_noise_alpha")
 
 
 def _from_scratch() -> list[Rule]:
