@@ -300,6 +300,13 @@ llm.train(data_or_dataset_id="/data/x.jsonl", finetune_args={{**BASE, "max_steps
     assert spec["finetuningGpus"] == 2
 
 
+def test_names_of_names_do_not_grow_without_end(convert):
+    doubled = "\n".join(f"n{i + 1} = [n{i}, n{i}]" for i in range(40))
+    text = f"n0 = [1, 2, 3, 4]\n{doubled}\nllm.tune(data_or_dataset_id='/a.csv', finetune_args={{'max_steps': n40}})"
+    (error,) = convert(text, "--basemodel", "org/model", name="job.py").errors
+    assert error == "finetune_args.max_steps: n40: the program computes it; write its value"
+
+
 def test_what_the_program_computes_is_an_error_with_its_text(convert):
     text = 'llm.tune(data_or_dataset_id=load(), finetune_args={"max_steps": 10}, gpu_config=choose(2))'
     errors = convert(text, "--basemodel", "org/model", name="job.py").errors
@@ -612,6 +619,7 @@ def test_set_changes_the_spec_before_it_is_checked(arguments):
     ("given", "becomes"),
     [
         ({"evaluation_strategy": "no"}, {"eval_strategy": "no"}),
+        ({"save_strategy": False}, {"save_strategy": "no"}),
         ({"group_by_length": True}, {"train_sampling_strategy": "group_by_length"}),
         ({"warmup_ratio": 0.03, "warmup_steps": 0}, {"warmup_steps": 0.03}),
         ({"warmup_ratio": 0.03, "warmup_steps": 20}, {"warmup_steps": 20}),
@@ -736,6 +744,8 @@ def test_the_source_is_told_by_its_keys(convert, given, source):
         ("kind: FineTuneJob", "x.yaml", "is a FineTuneJob already"),
         ("- 1", "x.yaml", "one mapping is wanted"),
         ("a: [", "x.yaml", "x.yaml:1"),
+        ("num_devices: 1\nnum_devices: 2", "x.yaml", "x.yaml:2: num_devices is given twice; keep one"),
+        (f"x = {'(' * 5000}{')' * 5000}", "x.py", "x.py"),
         ("print(1)", "x.py", "there is no call of tune or TrainingArguments"),
     ],
 )
