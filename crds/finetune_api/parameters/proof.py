@@ -63,7 +63,12 @@ _TEMPLATE = (
     *_of(_TEMPLATES, "test_text_ids_and_trained_tokens_are_exact"),
 )
 _PAIRS = _of(_JOB_DATA, "test_pairs_in_every_format", "test_either_key_turns_pairs_on")
-_DATASET_FOLDER = _of(_EXAMPLES, f"{_EXAMPLE}[data/dataset-folder.yaml]", f"{_EXAMPLE}[methods/clm-wikitext.yaml]")
+_DATASET_FOLDER = (
+    *_of(
+        "unit/data/test_dataset_folder", "test_by_names", "test_by_the_card", "test_what_cannot_be_chosen_says_what_can"
+    ),
+    *_of(_EXAMPLES, f"{_EXAMPLE}[data/dataset-folder.yaml]", f"{_EXAMPLE}[methods/clm-wikitext.yaml]"),
+)
 
 
 def _peft(kind: str) -> _Tests:
@@ -84,6 +89,11 @@ _STOPPING = _of(
     _EVALUATION,
     "test_training_stops_and_the_best_evaluation_is_the_result",
     "test_patience_is_counted_as_transformers_counts_it",
+)
+_PRETRAINED = _of(
+    "training/test_pretrained_adapter",
+    "test_training_goes_on_as_by_hand_and_resumes",
+    "test_an_adapter_that_cannot_be_continued_is_refused",
 )
 _ADAM = _of(_ARGUMENTS, "test_adamw_takes_its_numbers")
 _BEST = _of(
@@ -152,7 +162,8 @@ OF_KEY: dict[str, _Tests] = {
     + _of(_PACKING, "test_losses_and_gradients_are_those_of_the_documents_alone", "test_no_document_sees_another"),
     "sft_args.padding": _of(_PACKING, "test_neither_width_nor_side_nor_token_of_padding_changes_the_loss")
     + _of(_JOB_DATA, "test_padding_to_the_maximum"),
-    "sft_args.save_name_if_new_basemodel": _of(_MODEL_ARGS, "test_a_grown_base_model_is_saved_under_the_name_given"),
+    "sft_args.save_name_if_new_basemodel": _of(_MODEL_ARGS, "test_a_grown_base_model_is_saved_under_the_name_given")
+    + _of("training/test_vocabulary", "test_an_adapter_trains_new_tokens_and_stands_on_the_new_base_model"),
     "sft_args.train_on_completions_only": _of(_TEMPLATES, "test_text_ids_and_trained_tokens_are_exact")
     + _of(_TEMPLATES, "test_without_completions_only_every_token_is_trained"),
     "clm_args.block_size": _of(
@@ -307,7 +318,7 @@ OF_KEY: dict[str, _Tests] = {
     "peft_conf.peft_type": _of(
         _PEFT_TYPES, "test_every_type_is_tried_here", "test_a_type_trains_as_by_hand_resumes_exports_and_merges"
     ),
-    "peft_conf.name_or_path": _of(_EXAMPLES, f"{_EXAMPLE}[adapters/pretrained.yaml]"),
+    "peft_conf.name_or_path": _PRETRAINED,
     "peft_conf.peft_kwargs": _LORA,
     "peft_conf.task_type": _support("peft_conf.task_type"),
     **{
@@ -346,7 +357,7 @@ OF_KEY: dict[str, _Tests] = {
         _HUB, "test_a_repository_without_what_the_glob_excludes", "test_what_the_hub_does_not_have"
     ),
     "run_conf.model_args.device_map": _of(
-        "schema/test_validate_table", "test_refused_manifests_name_the_key_and_the_fix[a device map]"
+        "unit/api/test_placement", "test_a_map_places_the_model", "test_a_map_that_would_have_no_effect_is_refused"
     ),
     "run_conf.model_args.resume_download": _of(_RESOLVE, "test_notices"),
     **{f"run_conf.model_args.{key}": _support(f"run_conf.model_args.{key}") for key in _REFUSED_MODEL_ARGS},
@@ -402,7 +413,7 @@ OF_ROW: dict[tuple[str, str, str], _Tests] = {
     ("002", "Epochs and steps", "gradient accumulation"): _of(_TRAINING, "test_accumulation_changes_nothing"),
     ("003", "NoneDataInput", "type"): _of(_MODEL_ARGS, "test_no_validation_data_is_no_validation"),
     ("003", "NoPeftConfig", "peft_type"): _BY_HAND,
-    ("003", "PretrainedPeftConfig", "peft_type"): _of(_EXAMPLES, f"{_EXAMPLE}[adapters/pretrained.yaml]"),
+    ("003", "PretrainedPeftConfig", "peft_type"): _PRETRAINED,
     ("003", "NoQuantizationConfig", "quantization_type"): _BY_HAND,
     **{("003", "PeftType", kind): _peft(kind) for kind in _TRAINED_TYPES},
     ("003", "PeftType", "XLORA"): _of(
