@@ -135,7 +135,7 @@ PEFT_TYPES: dict[str, PeftType] = {
             ("prompt_tuning_init_task", _ONE_TASK),
             ("prompt_tuning_init_state_dict_path", "a file in the pod; remove it"),
         ),
-        note="Using the adapter needs task_ids of 0.",
+        note="The result is exported as the PROMPT_TUNING adapter that it equals, since PEFT cannot generate with it.",
     ),
     "P_TUNING": PeftType(
         "Embeddings before every row, made by a small network.",
@@ -165,10 +165,10 @@ PEFT_TYPES: dict[str, PeftType] = {
     ),
     "POLY": PeftType(
         "A mixture of LoRA skills per task; trained as one task, number 0.",
-        merges=False,
         continues=False,
         arguments=(("n_tasks", _ONE_TASK),),
-        note="Using the adapter needs task_ids of 0.",
+        note="The result is exported as the LORA adapter that it equals, since PEFT cannot generate with it. Not with "
+        "gradient_checkpointing.",
     ),
     "XLORA": PeftType(
         "A gate over LoRA adapters that exist already.",

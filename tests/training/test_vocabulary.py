@@ -33,9 +33,17 @@ def logits(model: Any, ids: Any) -> Any:
         ({"peft_type": "LORA", "peft_kwargs": {"r": 4, "target_modules": "all-linear"}}, True),
         ({"peft_type": "LORA", "peft_kwargs": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}}, True),
         ({"peft_type": "IA3"}, True),
+        ({"peft_type": "POLY", "peft_kwargs": {"target_modules": ["q_proj"]}}, True),
         ({"peft_type": "PREFIX_TUNING", "peft_kwargs": {"num_virtual_tokens": 4}}, False),
     ],
-    ids=["lora", "lora, tied", "lora and a head that is saved already, tied", "ia3, tied", "prefix tuning"],
+    ids=[
+        "lora",
+        "lora, tied",
+        "lora and a head that is saved already, tied",
+        "ia3, tied",
+        "poly, tied",
+        "prefix tuning",
+    ],
 )
 def test_an_adapter_trains_new_tokens_and_stands_on_the_new_base_model(
     peft: dict[str, Any], tied: bool, train_here: Any, make_config: Any, make_model: Any
