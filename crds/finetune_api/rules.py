@@ -176,7 +176,11 @@ def _check_location(
     if location.scheme not in schemes:
         yield Violation(where, f"{location.scheme}:// cannot be used here; use {', '.join(_shown(schemes))}")
     elif file and not location.path and location.scheme not in ("hf", "dataset"):
-        yield Violation(where, f"{text!r} names no file; write the whole path of the JSONL file")
+        yield Violation(where, f"{text!r} names no file or folder; write its whole path")
+    elif file and not location.path and location.scheme == "hf" and not location.container.startswith("datasets/"):
+        yield Violation(
+            where, f"{text!r} is a model's repository; write hf://datasets/{location.container} for a dataset"
+        )
 
 
 def _shown(schemes: tuple[str, ...]) -> list[str]:
