@@ -122,7 +122,12 @@ OF_KEY: dict[str, _Tests] = {
     + _of(_MIXING, "test_equal_weights_take_turns_until_the_longest_is_used_up"),
     "data_conf.training_data.datasets": _of(_DATASET, "test_files_follow_one_another"),
     "data_conf.training_data.datasets[].path": _of("unit/api/test_locations", "test_forms")
-    + _of("training/data/test_download", "test_model_and_data_arrive_and_the_account_is_right"),
+    + _of(
+        "training/data/test_download",
+        "test_model_and_data_arrive_and_the_account_is_right",
+        "test_claims_and_config_maps_are_read_from_their_mounts",
+        "test_a_named_dataset_lies_where_its_config_map_says",
+    ),
     "data_conf.training_data.datasets[].sampling_weight": _of(
         _MIXING, "test_draws_follow_the_weights", "test_a_weight_of_zero_leaves_a_dataset_out"
     ),
