@@ -5,7 +5,7 @@ from finetune_api.parameters.row import REQUIRED, rows
 _CONVERT = "finetune_cli.converting.llmforge"
 _ADAPTERS = "finetune_trainer.train.adapters"
 _OPTIMIZER = "finetune_trainer.train.optimizer"
-_CHECKPOINTS = "finetune_trainer.train.loop"
+_CHECKPOINTS = "finetune_trainer.timetable finetune_trainer.train.loop"
 
 ROWS = (
     *rows(
@@ -108,7 +108,7 @@ ROWS = (
             "num_checkpoints_to_keep": (
                 1,
                 "evaluation_conf.keep_best",
-                "finetune_trainer.train.checkpoint",
+                "finetune_trainer.train.checkpoint_folder",
                 "the best by validation loss, beside the newest; without validation data save_total_limit",
             ),
         },
