@@ -46,7 +46,7 @@ _ONE_TASK = "rows carry no task, so there is one; remove it"
 _BIAS = ("bias", "only LORA trains biases in this version; remove it")
 _NOT_LORAS = tuple(
     (name, f"{name} is a variant of LORA that ADALORA ignores; remove it")
-    for name in ("use_dora", "lora_bias", "use_rslora", "alpha_pattern", "ensure_weight_tying", "target_parameters")
+    for name in ("use_dora", "lora_bias", "use_rslora", "alpha_pattern", "target_parameters")
 )
 _LORA_VARIANTS = (
     ("megatron_config", "Megatron's layers are not used in this version; remove it"),
@@ -57,6 +57,10 @@ _LORA_VARIANTS = (
     ("use_qalora", "QALoRA needs a GPTQ-quantised base model, and bits-and-bytes is the only kind here; remove it"),
     ("qalora_group_size", "QALoRA needs a GPTQ-quantised base model; remove it"),
     ("velora_config", "VeLoRA approximates gradients and is not supported in this version; remove it"),
+    (
+        "ensure_weight_tying",
+        "PEFT merges a tied adapter twice; without it embedding and head get weights of their own",
+    ),
 )
 
 PEFT_TYPES: dict[str, PeftType] = {
