@@ -338,3 +338,26 @@ def test_two_processes_take_the_same_steps_as_one(
     for name in ("loss", "rewards/margins", "logps/chosen", "eval_loss", "eval_rewards/margins"):
         seen = [entry[name] for entry in state["history"] if name in entry]
         assert seen == pytest.approx(logged(one, name), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "sigmoid_norm", "hinge", "ipo", "sppo_hard", "apo_zero", "sft"])
+def test_a_process_without_rows_adds_nothing(base_model: Path, loss_type: str) -> None:
+    """It takes part in the reduction of gradients with a filler, whose loss would be that of equal answers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from finetune_trainer.train.batches import Padding
+    from finetune_trainer.train.preference import PreferenceLearning
+    from finetune_trainer.train.preference_loss import PreferenceSettings
+    from finetune_trainer.train.reference import FrozenCopy
+    from finetune_trainer.train.sampler import FILLER
+
+    model = AutoModelForCausalLM.from_pretrained(base_model)
+    objective = PreferenceLearning(model, Padding(0, "right"), PreferenceSettings(loss_type), FrozenCopy(model))
+    examples = objective.examples([])
+    sums = objective.sums(model, examples.collate([examples[FILLER]]), training=True)
+    sums.loss.backward()
+    assert sums.loss.item() == 0.0
+    assert sums.metrics is not None
+    assert torch.equal(sums.metrics, torch.zeros_like(sums.metrics))
+    assert all(one.grad is not None and not one.grad.any() for one in model.parameters())
