@@ -37,6 +37,29 @@ def test_after_the_download_the_first_try_starts(world, created):
     assert decisions.status["dataset"] == {"examples": 5, "tokens": 70}
 
 
+def test_what_the_download_had_to_say_stays_in_status(world):
+    """Numbers in their sections, notices beside those about the manifest, each once, also when its pod is gone."""
+    world.spec["training_args"] |= {"max_steps": 9, "num_train_epochs": 2, "save_strategy": "epoch"}
+    memory = {"weights": 4, "gradients": 4, "optimizer": 8, "activations": 2}
+    report = {
+        "dataset": {"examples": 5, "padShare": 0.25, "leaks": 1, "memory": memory},
+        "effective": {"epochs": 3.0, "warmupSteps": 2},
+        "notices": [
+            "1 of 2 validation rows also stand in the training data",
+            "max_steps (9) wins over num_train_epochs",
+        ],
+    }
+    job = world.download_job("Complete")
+    world.with_storage().observed |= {"jobs": (job,), "pods": (world.pod(job, exit_code=0, report=report),)}
+    status = world.step().status
+    assert (status["dataset"], status["effective"]) == (report["dataset"], report["effective"])
+    assert status["notices"] == ["max_steps (9) wins over num_train_epochs", report["notices"][0]]
+    world.observed["pods"] = ()
+    assert world.step().status["notices"] == status["notices"]
+    world.spec["training_args"].pop("num_train_epochs")  # another training has its own story
+    assert "notices" not in world.plan(jobs=(), pods=()).status
+
+
 def test_a_running_pod_is_polled_and_its_progress_shown(world):
     job = world.train_job()
     pod = world.pod(job)
