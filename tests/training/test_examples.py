@@ -7,6 +7,7 @@ A job for GPUs runs on the CPU. Nothing else is changed.
 
 import copy
 import importlib.util
+import json
 import math
 import re
 import shutil
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import jsonschema
 import pytest
 from pydantic import ValidationError
 
@@ -30,6 +32,9 @@ from finetune_api.training_args import SUPPORTED
 from finetune_api.validation import validate_manifest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+VALUES = jsonschema.Draft7Validator(
+    json.loads((EXAMPLES.parent / "charts/finetune-job/values.schema.json").read_text(encoding="utf-8"))
+)
 ROWS = 4  # of training data: all of them in each step
 STEPS = 4
 
@@ -160,6 +165,7 @@ def shortened(spec: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, A
 def test_it_is_valid_and_says_nothing_surprising(name: str) -> None:
     (manifest,) = load_manifests((EXAMPLES / name).read_text(encoding="utf-8"), name)
     assert [str(problem) for problem in validate_manifest(manifest)] == []
+    assert [error.message for error in VALUES.iter_errors(manifest.spec)] == [], "the job chart refuses it"
     resolved = resolve(FineTuneJobSpec.model_validate(manifest.spec))
     assert resolved.notices == []
     assert resolved.warnings == []
