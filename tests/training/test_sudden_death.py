@@ -244,6 +244,34 @@ def test_two_processes_one_of_which_is_killed(forks: Run, make_config: Any, vali
     assert _weights(ended) == _weights(whole)
 
 
+def test_two_processes_find_the_same(
+    forks: Run, make_config: Any, validation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """overrides.auto, where one of the processes has less memory than the other; then as if it had been given."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    forward = LlamaForCausalLM.forward
+
+    def limited(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.training and os.environ.get("RANK") == "1" and kwargs["input_ids"].shape[0] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", limited)
+    auto = {"overrides": {"auto": ["per_device_batch", "learning_rate"]}, "cpuProcesses": 2}
+    found = forks(
+        _config(make_config, validation, {"max_steps": 4, "learning_rate": None}, per_device=8, spec=auto), ranks=2
+    )
+    assert found.codes == [0, 0], found.log
+    record = json.loads((found.work / "records" / "found.json").read_text())
+    assert record["per_device_batch"] == 2
+    given = {"max_steps": 4, "learning_rate": record["learning_rate"]}
+    again = forks(_config(make_config, validation, given, per_device=2, spec={"cpuProcesses": 2}), ranks=2)
+    assert again.codes == [0, 0], again.log
+    assert found.losses == again.losses
+
+
 def _one_of_each(moments: list[int], names: list[str]) -> list[int]:
     """The first and the last moment of each kind: what lies between two of a kind is like them."""
     chosen = {names.index(name) for name in names} | {len(names) - 1 - names[::-1].index(name) for name in names}

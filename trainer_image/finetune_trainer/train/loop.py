@@ -327,6 +327,7 @@ class Loop:
 
     def _finish(self) -> bool:
         """The last evaluation and checkpoint, unless made already; False if told to stop."""
+        self.reporting.progress.update(eta_seconds=0)  # early stopping may have shortened it
         improved = self._unevaluated() and self._evaluate()
         if self.settings.save.strategy not in ("no", "best") or (improved and self.settings.patience is not None):
             if improved and self.settings.load_best:
