@@ -3,9 +3,10 @@
 import json
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 
 from finetune_api.generator.structural import Schema
-from finetune_api.parameters import DOCUMENTS, Parameter, parameters_of, proof, refusal_of, tests_of
+from finetune_api.parameters import DOCUMENTS, Parameter, parameters_of, proof, tests_of
 from finetune_api.spec import CONFIG_SECTIONS
 from finetune_api.support import REFUSALS
 from finetune_api.training_args import SUPPORTED, default_of
@@ -54,11 +55,10 @@ def parameters_page(spec: Schema) -> str:
 def own_keys(spec: Schema) -> Iterator[tuple[str, Schema]]:
     """The keys of the config sections that act and that no document's parameter becomes, with their schemas."""
     taken = {key for number in DOCUMENTS for row in parameters_of(number) for key in row.ours}
-    refused = {".".join(refusal.path) for refusal in REFUSALS if len(refusal.allowed) < 2}
     for section in CONFIG_SECTIONS:
         if section not in ("method", "training_args", "memory_args"):
             for key, described in _keys(spec["properties"][section], section):
-                if key not in taken and key not in refused:
+                if key not in taken and key not in _refused():
                     yield key, described
 
 
@@ -91,9 +91,14 @@ def _lines(rows: Iterable[Parameter]) -> Iterator[str]:
 
 
 def _words(row: Parameter) -> str:
-    """How it is translated; and for a key that this version refuses, its message, unless that is the same."""
-    refusals = [found for key in row.ours if (found := refusal_of(key)) and "refused" not in row.how]
-    return "; ".join([row.how, *(f"any other value is refused: {text}" for text in refusals)] if row.how else refusals)
+    """How it is translated; of a key that is refused and has no such words, its message."""
+    return row.how or "; ".join(f"refused: {text}" for key in row.ours if (text := _refused().get(key)))
+
+
+@cache
+def _refused() -> dict[str, str]:
+    """Keys that may have one value at most, with the message that refuses any other."""
+    return {".".join(refusal.path): refusal.message for refusal in REFUSALS if len(refusal.allowed) < 2}
 
 
 def _links(tests: Iterable[str]) -> str:

@@ -65,7 +65,7 @@ ROWS: tuple[Parameter, ...] = (
             "sft_args": REQUIRED,
         },
         {
-            "method": "also dpo (as the engine has it), clm and memory",
+            "method": "also dpo (as the engine has it) and clm; memory is refused in this version",
             "training_args": "every key of transformers.TrainingArguments: docs/reference/training-args.md",
             "quant_conf": "absent means none; present without a type means bits-and-bytes",
             "sft_args": "required with method sft",
