@@ -341,7 +341,7 @@ def translate(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             new, new_value = renamed.new, renamed.values.get(value, value) if _hashable(value) else value
             if name not in SILENTLY_RENAMED:
                 notices.append(f"training_args.{name} was renamed; taken as {new}: {json.dumps(new_value)}")
-        if new in RENAMED_VALUES and new_value in RENAMED_VALUES[new]:
+        if new in RENAMED_VALUES and _hashable(new_value) and new_value in RENAMED_VALUES[new]:
             successor = RENAMED_VALUES[new][new_value]
             notices.append(f"training_args.{new}: {new_value} no longer exists; {successor} is used")
             new_value = successor

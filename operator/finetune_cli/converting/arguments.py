@@ -145,7 +145,7 @@ def _translated(conversion: Conversion, key: str, value: Any, name: str) -> None
         why = ""
         if new != key:
             why = "its name in today's transformers"
-        elif key in RENAMED_VALUES and value in RENAMED_VALUES[key]:
+        elif isinstance(value, str) and value in RENAMED_VALUES.get(key, ()):
             why = f"{show(value)} no longer exists in transformers"
         conversion.put(f"training_args.{new}", new_value, name, value, why)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 SHOWN = 100  # characters of a value in a message
@@ -111,6 +111,11 @@ class Code:
 
     def __repr__(self) -> str:
         return self.text
+
+
+def mapping(value: Any) -> Mapping[str, Any]:
+    """The value if it is a mapping, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def computed(value: Any) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 
 from finetune_api.parameters import parameters_of
 from finetune_cli.converting.adapter import put_lora
-from finetune_cli.converting.conversion import Conversion, show, whole
+from finetune_cli.converting.conversion import Conversion, mapping, whole
+from finetune_cli.converting.llmforge_events import put_events
 from finetune_cli.converting.places import data_location, datasets, model_location, put_model
 
 LEFT_OUT = {row.key: row.how.removeprefix("dropped: ") for row in parameters_of("001") if row.how.startswith("dropped")}
@@ -43,14 +44,17 @@ STAGE = re.compile(r"(?:zero|stage)[-_]?([0-3])")
 def convert(given: Mapping[str, Any], conversion: Conversion) -> None:
     """The keys of the YAML."""
     rest = {key: value for key, value in given.items() if value is not None}
-    take: Callable[[str], Any] = lambda key: rest.pop(key, None)  # noqa: E731
+
+    def take(key: str) -> Any:
+        return rest.pop(key, None)
+
     _task(take, conversion)
     _model(take, conversion)
     _data(take, conversion)
     _hardware(take, conversion)
     _batch(take, conversion)
     _schedule(take, conversion)
-    _events(take, conversion)
+    put_events(take, conversion)
     _adapter(take, conversion)
     _logger(take, conversion)
     for key, value in rest.items():
@@ -59,12 +63,13 @@ def convert(given: Mapping[str, Any], conversion: Conversion) -> None:
 
 def _task(take: Callable[[str], Any], conversion: Conversion) -> None:
     task, preferences = take("task"), take("preference_tuning_config")
+    key, told = "task", task
     if preferences is not None and task is None:
-        task = "preference_tuning"
+        key, told, task = "preference_tuning_config", preferences, "preference_tuning"
     if task is None:
         conversion.silent("method", "sft")
         conversion.default("sft_args.train_on_completions_only", False, "task", old="causal_lm")
-    elif task not in TASKS:
+    elif not isinstance(task, str) or task not in TASKS:
         known = task in REFUSED_TASKS
         reason = "can be trained here" if known else "is a task of LLMForge"
         conversion.refuse("task", task, f"only {', '.join(TASKS)} {reason}; set one of them")
@@ -72,7 +77,7 @@ def _task(take: Callable[[str], Any], conversion: Conversion) -> None:
         conversion.silent("sft_args", {})
     else:
         method, completions = TASKS[task]
-        conversion.put("method", method, "task", task)
+        conversion.put("method", method, key, told)
         if completions is None:
             conversion.silent("dpo_args", {})
             rows = "rows need prompt_messages, chosen_messages and rejected_messages here, see docs/convert.md"
@@ -83,7 +88,9 @@ def _task(take: Callable[[str], Any], conversion: Conversion) -> None:
         given = take(key)
         if given is not None:
             conversion.refuse(key, given, f"only {', '.join(TASKS)} can be trained here; remove it")
-    for key, value in _mapping(preferences).items():
+    if preferences is not None and not isinstance(preferences, Mapping):
+        conversion.refuse("preference_tuning_config", preferences, "give a mapping, such as beta: 0.1")
+    for key, value in mapping(preferences).items():
         name = f"preference_tuning_config.{key}"
         if key == "beta":
             conversion.put("dpo_args.beta", value, name, value)
@@ -108,9 +115,9 @@ def _model(take: Callable[[str], Any], conversion: Conversion) -> None:
     elif attention is not None:
         conversion.drop("flash_attention_2", attention, "the model takes its usual attention")
     liger = take("liger_kernel")
-    if isinstance(liger, Mapping) and liger.get("enabled") in (False, None):
+    if liger is False or (isinstance(liger, Mapping) and liger.get("enabled") in (False, None)):
         conversion.drop("liger_kernel", liger, "it is not enabled")
-    elif liger is not None and liger is not False:
+    elif liger is not None:
         conversion.put("training_args.use_liger_kernel", True, "liger_kernel", liger)
 
 
@@ -146,7 +153,7 @@ def _hardware(take: Callable[[str], Any], conversion: Conversion) -> None:
     resources = take("worker_resources")
     if resources is not None and not isinstance(resources, Mapping):
         conversion.refuse("worker_resources", resources, "give a mapping, such as accelerator_type:A10G: 0.001")
-    for key, value in _mapping(resources).items():
+    for key, value in mapping(resources).items():
         prefix, _, kind = key.partition(":")
         name = f"worker_resources.{key}"
         if prefix in ("accelerator_type", "anyscale/accelerator_shape") and kind:
@@ -218,63 +225,6 @@ def _schedule(take: Callable[[str], Any], conversion: Conversion) -> None:
         conversion.put("overrides.min_update_steps", steps, key, steps, "num_epochs is not given")
 
 
-def _events(take: Callable[[str], Any], conversion: Conversion) -> None:
-    """Validation and checkpoint together; without validation data checkpoints alone."""
-    every, most, keep = (
-        take(key) for key in ("checkpoint_every_n_epochs", "max_num_checkpoints", "num_checkpoints_to_keep")
-    )
-    often = take("checkpoint_and_evaluation_frequency")
-    if often is not None:
-        key, frequency = "checkpoint_and_evaluation_frequency", _mapping(often)
-        number = frequency.get("value", frequency.get("frequency"))
-        if frequency.get("strategy") != "epochs":
-            conversion.refuse(
-                key, often, "give epochs, or remove it and set eval_steps and save_steps of training_args"
-            )
-        elif whole(conversion, key, number):
-            conversion.notes.append(f"{key}: {show(often)} means checkpoint_every_n_epochs: {number}")
-            every = number if every is None else every
-    # --validation may give the data that the file lacks.
-    conversion.later.append(lambda: _put_events(every, most, keep, conversion))
-
-
-def _put_events(every: Any, most: Any, keep: Any, conversion: Conversion) -> None:
-    if conversion.get("data_conf.validation_data.type") == "NONE":
-        _checkpoints_alone(every, most, keep, conversion)
-        return
-    if every is not None:
-        conversion.put("evaluation_conf.every_n_epochs", every, "checkpoint_every_n_epochs", every)
-    if most is not None:
-        conversion.put("evaluation_conf.max_events", most, "max_num_checkpoints", most)
-    if every is None and most is None:
-        conversion.default("evaluation_conf.every_n_epochs", 1, "checkpoint_every_n_epochs")
-    if keep is None:
-        conversion.default("evaluation_conf.keep_best", 1, "num_checkpoints_to_keep", "by validation loss")
-    else:
-        conversion.put("evaluation_conf.keep_best", keep, "num_checkpoints_to_keep", keep, "by validation loss")
-
-
-def _checkpoints_alone(every: Any, most: Any, keep: Any, conversion: Conversion) -> None:
-    key = "checkpoint_every_n_epochs"
-    epochs = conversion.get("training_args.num_train_epochs")
-    without = "there is no validation data"
-    if every in (None, 1) and most is None:
-        conversion.default("training_args.save_strategy", "epoch", key, without, old=1)
-    elif every is None:
-        conversion.put("training_args.save_steps", 1 / most, "max_num_checkpoints", most, f"a share; {without}")
-    elif every == 1 and most is None:
-        conversion.put("training_args.save_strategy", "epoch", key, every, without)
-    elif isinstance(epochs, int) and isinstance(every, int) and most is None and every < epochs:
-        conversion.put("training_args.save_steps", every / epochs, key, every, f"a share of all steps; {without}")
-    else:
-        conversion.refuse(
-            key, every, f"{without}; give valid_path, --validation LOCATION, or max_num_checkpoints alone"
-        )
-    if keep is not None:
-        key = "num_checkpoints_to_keep"
-        conversion.put("training_args.save_total_limit", keep, key, keep, f"the newest, since {without}")
-
-
 def _adapter(take: Callable[[str], Any], conversion: Conversion) -> None:
     lora, earlier = take("lora_config"), take("initial_adapter_model_ckpt_path")
     if earlier is not None:
@@ -298,7 +248,7 @@ def _logger(take: Callable[[str], Any], conversion: Conversion) -> None:
     given = dict(logger) if isinstance(logger, Mapping) else {"provider": logger}
     provider = given.pop("provider", None)
     config = given.pop("provider_config", None)
-    given |= _mapping(config)
+    given |= mapping(config)
     if provider != "mlflow":
         conversion.refuse("logger.provider", provider, "metrics go to MLflow; set provider: mlflow, or remove logger")
         return
@@ -331,7 +281,3 @@ def _other(key: str, value: Any, conversion: Conversion) -> None:
     else:
         known = [row.key for row in parameters_of("001")]
         conversion.unknown(key, value, known)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

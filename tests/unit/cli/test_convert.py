@@ -11,6 +11,8 @@ import pytest
 from finetune_api.manifest import load_manifests
 from finetune_api.parameters import parameters_of
 from finetune_api.validation import validate_manifest
+from finetune_cli.converting.arguments import BATCH_KEYS, LEFT_OUT
+from finetune_cli.converting.helm import CHART_ONLY
 from finetune_cli.main import main
 
 DOCUMENTS = Path(__file__).parent / "convert"
@@ -417,6 +419,7 @@ def test_epochs_or_the_least_number_of_update_steps(llmforge, given, epochs, lea
         ({}, None, {"save_strategy": "epoch"}),
         ({"checkpoint_every_n_epochs": 1, "num_checkpoints_to_keep": 3}, None, {"save_total_limit": 3}),
         ({"max_num_checkpoints": 4}, None, {"save_steps": 0.25}),
+        ({"max_num_checkpoints": 1}, None, {"save_strategy": "epoch"}),  # 1/1 would be every step
         ({"checkpoint_every_n_epochs": 2, "num_epochs": 8}, None, {"save_steps": 0.25}),
     ],
 )
@@ -466,6 +469,8 @@ def test_preference_tuning_is_told_by_its_section(llmforge):
         ({"worker_resources": {"CPU": 4}}, "worker_resources.CPU: 4: give accelerator_type:KIND"),
         ({"checkpoint_every_n_epochs": 5, "max_num_checkpoints": 2}, "there is no validation data; give valid_path"),
         ({"checkpoint_and_evaluation_frequency": {"strategy": "steps", "value": 9}}, "give epochs, or remove it"),
+        ({"max_num_checkpoints": 0}, "max_num_checkpoints: 0: give a whole number of at least 1"),
+        ({"num_checkpoints_to_keep": "all"}, 'num_checkpoints_to_keep: "all": give a whole number'),
         ({"embedding_scaling_technique": "linear"}, "the context of a model is not extended"),
         ({"min_update_steps": 1, "min_num_update_steps": 2}, "min_update_steps (1) means the same; keep one"),
     ],
@@ -716,6 +721,35 @@ def test_no_key_of_llmforge_is_lost(llmforge, row):
     converted = llmforge(**given)
     assert [line for line in converted.notes if row.key in line]
     assert all(converted.conversion_of(path) for path in row.ours)
+
+
+JUNK = (-1, 0, 1.5, "x", "", True, [], ["a", 1], {}, {"a": 1}, [[{}]])
+
+
+@pytest.mark.parametrize("junk", JUNK, ids=repr)
+def test_values_of_a_wrong_kind_are_told_and_never_crash(lamini, llmforge, arguments, convert, junk):
+    """Every key of every source, each alone with a value that may not fit it."""
+
+    def told(key, converted):
+        said = "\n".join((*converted.notes, *converted.errors))
+        assert key in said, f"nothing was said of {key}: {junk!r}"
+        assert bool(converted.errors) == (converted.code != 0)
+
+    for row in parameters_of("000"):
+        if row.section == "finetune_args":
+            told(row.key, lamini({row.key: junk}))
+        else:
+            key = row.section if row.section == "gpu_config" else row.key
+            told(row.key, lamini({}, **{key: {row.key: junk} if row.section == "gpu_config" else junk}))
+    for row in parameters_of("001"):
+        nested = row.section in ("lora_config", "worker_resources")
+        told(row.key, llmforge(**({row.section: {row.key: junk}} if nested else {row.key: junk})))
+    for key in ("lora_config", "worker_resources"):
+        told(key, llmforge(**{key: junk}))
+    for key in (*BATCH_KEYS.values(), *LEFT_OUT, "warmup_steps", "max_steps", "optim", "use_cpu", "save_strategy"):
+        told(key, arguments(**{key: junk, "learning_rate": 1e-4}))
+    for key in (*CHART_ONLY, "finetuningGpus", "data_conf", "batchsize_conf", "overrides", "imagePullSecrets"):
+        assert convert({"method": "dpo", "training_args": junk, key: junk}, "--from", "helm").errors
 
 
 @pytest.mark.parametrize(

@@ -93,3 +93,9 @@ def test_notices_are_told(finetune, manifest):
     result = finetune("validate", "-f", manifest("learning_rate: 2e-5", "max_steps: 3\n    num_train_epochs: 2"))
     assert result.returncode == 0
     assert "notice: max_steps (3) wins over num_train_epochs" in result.stdout
+
+
+def test_an_optimizer_that_is_no_text_is_told(finetune, manifest):
+    result = finetune("validate", "-f", manifest("learning_rate: 2e-5", "optim: []"))
+    assert result.returncode == 1
+    assert "spec.training_args.optim" in result.stdout
