@@ -10,7 +10,7 @@ from finetune_cli.converting.conversion import Code, Conversion
 
 def put_lora(conversion: Conversion, given: Mapping[str, Any], prefix: str) -> None:
     """LoraConfig's arguments as peft_conf."""
-    conversion.silent("peft_conf.peft_type", "LORA")
+    conversion.put("peft_conf.peft_type", "LORA", prefix, dict(given))
     conversion.silent("peft_conf.peft_kwargs", {})
     for key, value in given.items():
         if key == "task_type" and value is not None:

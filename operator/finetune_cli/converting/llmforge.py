@@ -153,6 +153,8 @@ def _hardware(take: Callable[[str], Any], conversion: Conversion) -> None:
     resources = take("worker_resources")
     if resources is not None and not isinstance(resources, Mapping):
         conversion.refuse("worker_resources", resources, "give a mapping, such as accelerator_type:A10G: 0.001")
+    elif resources is not None and not resources:
+        conversion.drop("worker_resources", resources, "it asks for nothing")
     for key, value in mapping(resources).items():
         prefix, _, kind = key.partition(":")
         name = f"worker_resources.{key}"
