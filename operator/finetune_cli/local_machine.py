@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+AMD_NODES = Path("/sys/class/kfd/kfd/topology/nodes")
 ON_GPUS_ONLY = "flash_attention"  # attention kernels that no CPU has
 Notes = list[str]
 
@@ -76,9 +77,8 @@ def _nvidia() -> int:
 
 def _amd() -> int:
     """The kernel's list of compute devices; CPUs are in it too, with a simd_count of 0."""
-    nodes = Path("/sys/class/kfd/kfd/topology/nodes").glob("*/properties")
     count = 0
-    for node in nodes:
+    for node in AMD_NODES.glob("*/properties"):
         try:
             properties = dict(line.split(maxsplit=1) for line in node.read_text().splitlines() if " " in line)
         except OSError:

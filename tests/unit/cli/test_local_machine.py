@@ -4,6 +4,7 @@ import pytest
 
 from finetune_api.resolve import resolve
 from finetune_api.spec import FineTuneJobSpec
+from finetune_cli import local_machine
 from finetune_cli.local_machine import fitted, gpus_here
 
 SPEC = {
@@ -67,3 +68,16 @@ def test_gpus_that_may_not_be_used_do_not_count(monkeypatch, tmp_path):
     for visible, count in (("1", 1), ("", 0), ("-1", 0), ("0,1,2", 2)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert gpus_here() == count
+
+
+def test_amd_s_gpus_are_counted_and_its_cpus_are_not(monkeypatch, tmp_path):
+    for number, simd_count in enumerate((0, 304, 304)):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "properties").write_text(f"cpu_cores_count 4\nsimd_count {simd_count}\n")
+    monkeypatch.setattr(local_machine, "AMD_NODES", tmp_path)
+    monkeypatch.setattr(local_machine, "_nvidia", lambda: 0)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "1")
+    assert gpus_here() == 1
+    monkeypatch.delenv("HIP_VISIBLE_DEVICES")
+    assert gpus_here() == 2
