@@ -5,8 +5,10 @@ is given as local files, made once, and each job trains on the same few rows in 
 A job for GPUs runs on the CPU. Nothing else is changed.
 """
 
+import contextlib
 import copy
 import importlib.util
+import io
 import json
 import math
 import re
@@ -30,6 +32,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_api.support import REFUSALS
 from finetune_api.training_args import SUPPORTED
 from finetune_api.validation import validate_manifest
+from finetune_cli.main import main
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 VALUES = jsonschema.Draft7Validator(
@@ -52,7 +55,19 @@ def jobs() -> dict[str, dict[str, Any]]:
 
 
 JOBS = jobs()
+CONVERTED = sorted(path.relative_to(EXAMPLES).as_posix() for path in (EXAMPLES / "convert").iterdir())
 every_job = pytest.mark.parametrize("name", JOBS)
+
+
+def spec_of(name: str) -> dict[str, Any]:
+    """The spec of a manifest, or of what the command in a file of another system makes of it."""
+    if name in JOBS:
+        return dict(JOBS[name]["spec"])
+    (command,) = re.findall(r"`finetune (convert [^`]+)`", (EXAMPLES / name).read_text(encoding="utf-8"))
+    arguments = [str(EXAMPLES / name) if word == f"examples/{name}" else word for word in command.split()]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert main([*arguments, "-o", "json"]) == 0
+    return dict(json.loads(printed.getvalue())["spec"])
 
 
 def script(name: str) -> ModuleType:
@@ -149,6 +164,8 @@ def shortened(spec: Mapping[str, Any], places: Mapping[str, str]) -> dict[str, A
     spec["batchsize_conf"]["total_train_batch_size"] = ROWS
     arguments = spec["training_args"]
     arguments |= {"warmup_steps": 0, "logging_steps": 1}
+    arguments.pop("warmup_ratio", None)  # what warmup_steps was called
+    arguments.pop("max_steps", None)
     if "keep_best" not in spec.get("evaluation_conf", {}):
         arguments["save_total_limit"] = 1
     if "min_update_steps" in spec.get("overrides", {}):
@@ -171,14 +188,14 @@ def test_it_is_valid_and_says_nothing_surprising(name: str) -> None:
     assert resolved.warnings == []
 
 
-@every_job
+@pytest.mark.parametrize("name", [*JOBS, *CONVERTED])
 def test_it_trains_and_its_result_loads(
     name: str, places: dict[str, str], train_here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from finetune_trainer.download import Places, download
 
-    resolved = resolve(FineTuneJobSpec.model_validate(shortened(JOBS[name]["spec"], places)))
-    config = JobConfig(name=JOBS[name]["metadata"]["name"], uid=name, spec=resolved.spec.to_dict())
+    resolved = resolve(FineTuneJobSpec.model_validate(shortened(spec_of(name), places)))
+    config = JobConfig(name=Path(name).stem.replace("_", "-"), uid=name, spec=resolved.spec.to_dict())
     model = Path(resolved.spec.basemodel)
     found = download(config, Places(work=tmp_path, model=model, cache=tmp_path / "cache"))
     assert found.exit_code == 0, found.message
