@@ -113,8 +113,7 @@ _REFUSED_MODEL_ARGS = (
 )
 
 OF_KEY: dict[str, _Tests] = {
-    "method": _of(_EXAMPLES, f"{_EXAMPLE}[quickstart.yaml]", f"{_EXAMPLE}[methods/dpo.yaml]")
-    + _of(_EXAMPLES, f"{_EXAMPLE}[methods/clm.yaml]"),
+    "method": _BY_HAND + _of(_DPO, "test_all_weights_agree_with_a_loop_written_by_hand") + _SCRIPT,
     # --- data
     "data_conf": _of(_DATASET, "test_files_follow_one_another"),
     "data_conf.training_data": _of(_DATASET, "test_files_follow_one_another"),
@@ -192,7 +191,8 @@ OF_KEY: dict[str, _Tests] = {
     + _of(_TRAINING, "test_evaluation_does_not_depend_on_its_batch"),
     # --- training
     "training_args": _of("unit/api/test_training_args", "test_the_model_has_every_key_and_no_other") + _BY_HAND,
-    "training_args.learning_rate": _BY_HAND,
+    "training_args.learning_rate": _BY_HAND
+    + _of("unit/api/test_preference_rules", "test_the_learning_rate_is_trls_unless_given"),
     "training_args.lr_scheduler_type": _of(_OPTIMIZER, "test_every_schedule_takes_its_arguments"),
     "training_args.warmup_steps": _of(
         _OPTIMIZER, "test_warmup_in_steps_or_as_a_share", "test_every_schedule_takes_its_arguments"
