@@ -136,6 +136,16 @@ def test_more_epochs_may_be_asked_for(two_checkpoints: Any, train_here: Any, mak
     assert max(longer.losses) == 18
 
 
+def test_a_line_of_the_log_adds_up_across_an_interruption(train_here: Any, make_config: Any) -> None:
+    """The loss that is logged after step 10 is the mean of steps 6 to 10, also if 6 and 7 were another attempt's."""
+    config = make_config(per_device=2, lora=LORA_DROPOUT, training_args={"logging_steps": 5})
+    whole = train_here(config)
+    first = train_here(config, stop_after=7)
+    second = train_here(config, work=first.work)
+    assert list(second.losses) == [5, 10, 12]
+    assert second.losses == whole.losses
+
+
 def test_changed_numbers_of_the_optimizer_count_from_the_checkpoint_on(train_here: Any, make_config: Any) -> None:
     """torch's load_state_dict would bring the old ones back without a word."""
 

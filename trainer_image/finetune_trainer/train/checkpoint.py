@@ -38,6 +38,7 @@ class TrainerState:
     best_step: int | None = None
     evaluations_without_improvement: int = 0
     stopped_early: bool = False
+    window: dict[str, Any] | None = None  # what the next line of the log adds up from before this step
     found: dict[str, Any] = field(default_factory=dict)  # what overrides.auto found
     resumed_from: list[int] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)

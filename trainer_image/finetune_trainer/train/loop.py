@@ -7,7 +7,7 @@ global batch (per target token, per pair), so accumulation and data parallelism 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -69,6 +69,8 @@ class Loop:
         self.steps_per_epoch, self.total_steps = steps.per_epoch, steps.total
         self.saved_step: int | None = state.step or None
         self._window = _Window(parts.world.device, parts.objective.metrics)
+        self._batches: list[Sums] = []  # of the step that is being made
+        self._stop_when_patience_ends()
         self._started = time.monotonic()
         self._first_step = state.step
         self._bad_steps = 0
@@ -80,6 +82,8 @@ class Loop:
         self.parts.model.train()
         self._started = time.monotonic()
         self._window.restart()
+        if self.state.window is not None:
+            self._window.take(self.state.window, counts=self.parts.world.main)
         if self.settings.evaluate_on_start and self.state.step == 0:
             self._evaluate()
         elif self._evaluation_was_cut_off():
@@ -129,6 +133,7 @@ class Loop:
         """One optimizer step; False if it was given up between micro-batches, leaving the weights as they were."""
         parts = self.parts
         seed_all(seed_for(self.settings.seed, "step", self.state.step, parts.world.rank))
+        self._batches.clear()
         loss = parts.gradients(plan, batches, stop=self._agreed_to_stop, done=self._after_batch)
         if loss is None:
             return False
@@ -137,12 +142,12 @@ class Loop:
             parts.adapter_steps.after_update(self.state.step + 1, norm)
         self._window.learning_rate = parts.optimizer.param_groups[0]["lr"]
         parts.schedule.step()
-        self._window.add(loss, norm, plan)
+        self._window.add(loss, norm, plan, self._batches)
         self._check_step(loss, plan)
         return True
 
     def _after_batch(self, sums: Sums) -> None:
-        self._window.add_metrics(sums)
+        self._batches.append(Sums(sums.loss.detach(), sums.metrics))
         self.reporting.progress.beat()
 
     # --- between steps ----------------------------------------------------------------------------------------------
@@ -290,9 +295,13 @@ class Loop:
             state.evaluations_without_improvement += 1
         if better:
             state.best_metric = loss
-        if settings.patience is not None and state.evaluations_without_improvement >= settings.patience:
-            state.stopped_early = state.step < self.total_steps
+        self._stop_when_patience_ends()
         return better
+
+    def _stop_when_patience_ends(self) -> None:
+        state, patience = self.state, self.settings.patience
+        ended = patience is not None and state.evaluations_without_improvement >= patience
+        state.stopped_early = ended and state.step < self.total_steps
 
     def _report_evaluation(self, found: Evaluation) -> None:
         state = self.state
@@ -310,6 +319,7 @@ class Loop:
             return
         self.reporting.progress.update(phase="saving")
         with self._window.paused():
+            self.state.window = self._window.kept(self.parts.world.sum(self._window.sums()))
             self.reporting.save(self.state)
         self.saved_step = self.state.step
         self.reporting.progress.update(phase="training")
@@ -370,14 +380,12 @@ class _Window:
         self._rows = 0
         self._since = time.monotonic()
 
-    def add_metrics(self, sums: Sums) -> None:
-        """Of one micro-batch."""
-        if sums.metrics is not None:
-            self._metrics += sums.metrics
-
-    def add(self, loss: torch.Tensor, norm: torch.Tensor, plan: StepPlan) -> None:
-        """A step that was done."""
+    def add(self, loss: torch.Tensor, norm: torch.Tensor, plan: StepPlan, batches: Sequence[Sums]) -> None:
+        """A step that was done, of so many micro-batches."""
         self.loss += loss
+        for sums in batches:
+            if sums.metrics is not None:
+                self._metrics += sums.metrics
         self._norm = norm
         self._steps += 1
         self._tokens += plan.tokens
@@ -386,6 +394,18 @@ class _Window:
     def sums(self) -> list[float]:
         """This process's share of the loss and of each metric."""
         return [float(self.loss), *self._metrics.tolist()]
+
+    def kept(self, summed: list[float]) -> dict[str, Any] | None:
+        """What a checkpoint needs for a line that begins before it and ends after; given `sums` over all processes."""
+        return {"sums": summed, "steps": self._steps, "rows": self._rows} if self._steps else None
+
+    def take(self, kept: dict[str, Any], counts: bool) -> None:
+        """Goes on with such a line; `counts` on one process, whose share everything before is."""
+        self._steps, self._rows = kept["steps"], kept["rows"]
+        if counts:
+            loss, *metrics = kept["sums"]
+            self.loss += loss
+            self._metrics += torch.tensor(metrics, dtype=torch.float64, device=self._device)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
