@@ -44,6 +44,9 @@ def check_adapter(spec: Spec) -> Iterator[Violation]:
             yield Violation(where, f"{peft_type} needs peft_kwargs.{key}; PEFT has no default for it")
     if kwargs.get("prompt_tuning_init") == "TEXT" and not kwargs.get("prompt_tuning_init_text"):
         yield Violation(where, "prompt_tuning_init TEXT needs peft_kwargs.prompt_tuning_init_text")
+    ranks = [kwargs.get(key, default) for key, default in (("init_r", 12), ("target_r", 8))]
+    if peft_type == "ADALORA" and all(isinstance(rank, int) for rank in ranks) and ranks[1] >= ranks[0]:
+        yield Violation(where, f"ADALORA goes from init_r ({ranks[0]}) down to target_r ({ranks[1]}); raise init_r")
     if spec.get("mergeAdapter") is True and not row.merges:
         yield Violation(("mergeAdapter",), cannot_merge_message(peft_type))
     arguments = _section(spec, "training_args")

@@ -216,6 +216,16 @@ def test_a_schedule_of_adalora_that_does_not_fit_the_run_is_refused(train_here: 
         train_here(config)
 
 
+def test_blocks_that_do_not_divide_a_layer_are_refused(train_here: Any, make_config: Any) -> None:
+    """PEFT would take another size."""
+    from finetune_trainer.errors import BadConfiguration
+
+    config = config_of(make_config, "OFT")
+    config.spec["peft_conf"]["peft_kwargs"] = {**KWARGS["OFT"], "oft_block_size": 7}
+    with pytest.raises(BadConfiguration, match=r"oft_block_size 7 does not divide the 32 inputs of .*q_proj; 8 would"):
+        train_here(config)
+
+
 def test_a_prompt_may_begin_as_a_text(train_here: Any, make_config: Any, base_model: Path) -> None:
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer

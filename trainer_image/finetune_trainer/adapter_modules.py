@@ -36,8 +36,8 @@ def missing_modules(names: Iterable[str], kwargs: Mapping[str, Any]) -> list[str
     for key in _LIST_OR_PATTERN:
         value = kwargs.get(key)
         if isinstance(value, str):
-            if value != "all-linear" and not any(re.fullmatch(value, name) for name in known):
-                found.append(_sentence(key, value, known))
+            fits = value == "all-linear" or _named(value, known) or any(re.fullmatch(value, name) for name in known)
+            found += [] if fits else [_sentence(key, value, known)]
         elif isinstance(value, Sequence):
             found += [_sentence(key, one, known) for one in value if not _named(str(one), known)]
     for one in _as_list(kwargs.get("modules_to_save")):

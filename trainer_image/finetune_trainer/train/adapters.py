@@ -53,9 +53,23 @@ def add_adapter(model: Any, settings: AdapterSettings, new_tokens: bool, tokeniz
         raise
     except _REFUSED_BY_PEFT as error:
         raise BadConfiguration(f"peft_conf.peft_kwargs do not fit this model: {_text(error)}") from None
+    if settings.kind == "OFT":
+        _check_blocks(adapted, kwargs)
     if settings.kind in _NEED_A_TASK:
         adapted.register_forward_pre_hook(_give_task, with_kwargs=True)
     return adapted
+
+
+def _check_blocks(model: Any, kwargs: dict[str, Any]) -> None:
+    """PEFT takes another size of blocks where the one asked for does not divide a layer, and only warns."""
+    for name, layer in model.named_modules():
+        for key, sizes in (("oft_block_size", getattr(layer, "oft_block_size", {})), ("r", getattr(layer, "r", {}))):
+            wanted, found = kwargs.get(key), sizes.get("default") if isinstance(sizes, dict) else None
+            if wanted and found and wanted != found:
+                raise BadConfiguration(
+                    f"peft_conf.peft_kwargs.{key} {wanted} does not divide the {layer.in_features} inputs of {name}; "
+                    f"{found} would"
+                )
 
 
 def _continue_adapter(model: Any, folder: Path) -> Any:
@@ -239,7 +253,20 @@ def merged(model: Any, dtype: torch.dtype) -> Any:
         layer.get_base_layer().to(dtype)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*already merged")
-        return model.merge_and_unload(safe_merge=True).to(dtype)
+        plain = model.merge_and_unload(safe_merge=True)
+    _put_saved_modules_in_place(plain)
+    return plain.to(dtype)
+
+
+def _put_saved_modules_in_place(model: Any) -> None:
+    """Some types leave the wrappers of modules_to_save behind, whose weights would be stored under names of their own:
+    the merged model would have the old ones."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, module.modules_to_save[module.active_adapter])
 
 
 def _inside(name: str, other: str) -> bool:
