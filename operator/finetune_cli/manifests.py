@@ -50,6 +50,11 @@ def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that choose one job and change its spec."""
     add_file_argument(parser, several=False)
     parser.add_argument("--name", help="which FineTuneJob, where the file has several")
+    add_set_argument(parser)
+
+
+def add_set_argument(parser: argparse.ArgumentParser) -> None:
+    """`--set`, as apply_assignments takes it."""
     parser.add_argument(
         "--set",
         metavar="KEY=VALUE",

@@ -6,7 +6,9 @@ With --data also every bad line of the data, by the reading of the download pod,
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune_cli import terminal
@@ -23,9 +25,10 @@ MAX_LINES = 100
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from finetune_cli import local_job
-    from finetune_cli.manifests import add_file_argument
+    from finetune_cli.manifests import add_file_argument, add_set_argument
 
     add_file_argument(parser, several=True)
+    add_set_argument(parser)
     parser.add_argument("--data", action="store_true", help="read the data as well, and check every line of it")
     parser.add_argument(
         "--max-lines",
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     reports: list[Report] = []
     for name, text in sources(args.filename):
-        reports += check(name, text)
+        reports += check(name, text, args.assignments)
     if args.data:
         for report in reports:
             if report.valid and not report.skipped:
@@ -184,16 +187,27 @@ def all_valid(reports: list[Report]) -> bool:
     return bool(jobs) and all(report.valid for report in jobs)
 
 
-def check(source: str, text: str) -> list[Report]:
-    """A report for each document of a file."""
+def check(source: str, text: str, assignments: Sequence[str] = ()) -> list[Report]:
+    """A report for each document of a file, with what --set changes."""
     from finetune_api.manifest import ManifestError, load_manifests
     from finetune_api.validation import Problem
 
     try:
-        return [_check_document(manifest) for manifest in load_manifests(text, source)]
+        return [_check_document(_assigned(manifest, assignments)) for manifest in load_manifests(text, source)]
     except ManifestError as cause:
         problem = Problem("", cause.message, cause.line, cause.column, source=source)
         return [Report(source, "", "", [problem])]
+
+
+def _assigned(manifest: Manifest, assignments: Sequence[str]) -> Manifest:
+    from finetune_cli.assignments import apply_assignments
+    from finetune_cli.manifests import is_job
+
+    if not assignments or not is_job(manifest) or not isinstance(manifest.document.get("spec"), dict):
+        return manifest
+    document = copy.deepcopy(manifest.document)
+    apply_assignments(document["spec"], list(assignments))
+    return dataclasses.replace(manifest, document=document)
 
 
 def _check_document(manifest: Manifest) -> Report:

@@ -5,7 +5,7 @@ prints it; the loop itself goes by the same steps.py, timetable.py and sampler.p
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def make_plan(
     steps = plan_steps(resolved, len(data.train))
     shape = BatchShape(batch.per_device, batch.accumulation, resolved.world_size)
     batches = measure_batches(
-        [_sequences(example) for example in data.train],
+        _sequences(data.train),
         shape,
         seed=arguments["data_seed"],
         sampling=arguments["train_sampling_strategy"],
@@ -206,11 +206,16 @@ def _micro_batches(batch: Sequence[int], shape: BatchShape) -> Iterator[list[int
                 yield rows
 
 
-def _sequences(example: Any) -> tuple[int, ...]:
-    """Lengths of the sequences of an example: a preference pair has two."""
-    if hasattr(example, "chosen"):
-        return (len(example.chosen), len(example.rejected))
-    return (len(example),)
+def _sequences(examples: Iterable[Any]) -> list[tuple[int, ...]]:
+    """Lengths of the sequences of each example: a preference pair has two. Equal ones share a tuple: there may be
+    millions."""
+    known: dict[tuple[int, ...], tuple[int, ...]] = {}
+    found = []
+    for example in examples:
+        pair = (example.chosen, example.rejected) if hasattr(example, "chosen") else (example,)
+        lengths = tuple(len(one) for one in pair)
+        found.append(known.setdefault(lengths, lengths))
+    return found
 
 
 # --- events ----------------------------------------------------------------------------------------------------------

@@ -222,6 +222,15 @@ def test_every_bad_line_is_told_and_the_total_is_exact(finetune, manifest, tmp_p
     assert "251 bad lines in the data" in planned.stderr
 
 
+def test_what_only_a_cluster_has_is_given_by_set(finetune, manifest, dialogues):
+    name = manifest("pvc://lake/rows.jsonl")
+    refused = finetune("validate", "-f", name, "--data")
+    assert refused.returncode == 1
+    key = "data_conf.training_data.datasets[0].path"
+    assert f"--set {key}=/absolute/path names a local copy" in refused.stdout
+    assert finetune("validate", "-f", name, "--data", "--set", f"{key}={dialogues}").returncode == 0
+
+
 def test_what_is_missing_is_a_problem_of_the_data(finetune, manifest, tmp_path):
     result = finetune("validate", "-f", manifest(tmp_path / "none.jsonl"), "--data")
     assert result.returncode == 1
