@@ -14,6 +14,7 @@ ONLY_4BIT = {
     "bnb_4bit_use_double_quant": False,
     "bnb_4bit_quant_storage": None,
 }
+DORA_8BIT = "use_dora cannot read weights of 8 bits; use load_in_4bit, or remove use_dora"
 ONLY_8BIT = {"llm_int8_threshold": 6.0, "llm_int8_has_fp16_weight": False}
 
 
@@ -74,6 +75,9 @@ def check_quantization(spec: Spec) -> Iterator[Violation]:
             value = given.get(key)
             if others and not (eight and four) and value is not None and value != default:
                 yield Violation(("quant_conf", key), f"{key} has an effect only with load_in_{bits}bit; remove it")
+    kwargs = _section(_section(spec, "peft_conf"), "peft_kwargs")
+    if eight and kwargs.get("use_dora") is True:
+        yield Violation(("peft_conf", "peft_kwargs", "use_dora"), DORA_8BIT)
     peft_type = _section(spec, "peft_conf").get("peft_type")
     if peft_type == "NO_PEFT":
         yield Violation(

@@ -141,11 +141,18 @@ def test_norms_of_a_16_bit_model_are_held_in_fp32(base: Path) -> None:
 
     config = quantization_config(OPTIONS["nf4"])
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, quantization_config=config)
-    prepare_quantised(model, OPTIONS["nf4"])
+    prepare_quantised(model, OPTIONS["nf4"], mixed=True)
     types = {name.rpartition(".")[0].rpartition(".")[2]: one.dtype for name, one in model.named_parameters()}
     assert types["norm"] == types["input_layernorm"] == torch.float32
     assert types["embed_tokens"] == types["lm_head"] == torch.bfloat16
     assert types["q_proj"] == torch.uint8
+
+
+def test_a_16_bit_base_may_be_asked_for_where_nothing_casts(train_here: Any, make_config: Any, base: Path) -> None:
+    """On the CPU there is no autocast: norms in fp32 would not fit a head in bf16."""
+    run_conf = {"model_args": {"torch_dtype": "bfloat16"}}
+    run = train_here(config_of(make_config, base, OPTIONS["nf4"], run_conf=run_conf))
+    assert run.losses == pytest.approx(train_here(config_of(make_config, base, OPTIONS["nf4"])).losses, rel=0.01)
 
 
 @pytest.mark.parametrize(

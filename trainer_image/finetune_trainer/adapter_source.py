@@ -15,6 +15,7 @@ from finetune_api.peft_conf import GenericPeftConfig, PretrainedPeftConfig
 from finetune_api.peft_kwargs import OWNED, argument_refusal, peft_fields
 from finetune_api.peft_types import PEFT_TYPES
 from finetune_api.quant_conf import BnBQuantizationConfig
+from finetune_api.rules_adapters import DORA_8BIT
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.adapter_modules import missing_modules, plain_names, stored_module_names
 from finetune_trainer.errors import BadConfiguration, InputMissing
@@ -129,6 +130,9 @@ def check_adapter(spec: FineTuneJobSpec, added_tokens: int, tensors: Mapping[str
         kwargs = spec.peft_conf.peft_kwargs
     elif folder is not None and isinstance(spec.peft_conf, PretrainedPeftConfig):
         kwargs = read_adapter(folder, spec.peft_conf.name_or_path)
+        quantised = spec.quant_conf
+        if isinstance(quantised, BnBQuantizationConfig) and quantised.load_in_8bit and kwargs.get("use_dora"):
+            raise BadConfiguration(f"the adapter of peft_conf.name_or_path has use_dora: {DORA_8BIT}")
     names = stored_module_names(tensors)
     problems = missing_modules(names, plain_names(kwargs)) if names else []
     if problems:

@@ -8,6 +8,18 @@ from finetune_api.peft_kwargs import LORA_INITIALISATIONS, OWNED, peft_fields
 from finetune_api.peft_types import PEFT_TYPES, PeftType
 
 
+QUANTISED = """## On quantised base models
+
+`quant_conf` quantises a base model while it is loaded, with bitsandbytes, on GPUs and on the CPU. Adapters are trained on
+it; `NO_PEFT` is refused, and so is a vocabulary that would grow. What is not quantised keeps its type, except norms,
+which are held in fp32 in mixed precision. `llm_int8_skip_modules` replaces transformers' own list, which leaves the
+output head as it is. `bnb_4bit_compute_dtype` is float32 unless given; on GPUs bfloat16 is much faster.
+
+The merge goes into the original weights, reloaded on the CPU, and never into quantised ones: the merged model is the
+adapter on the original model exactly (1e-5). From the quantised model that was trained, its logits differ by about what
+quantisation itself does to those of the base model (tested: less than twice that)."""
+
+
 def adapters_page() -> str:
     """The table of types, then each type's arguments."""
     lines = [

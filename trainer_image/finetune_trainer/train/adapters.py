@@ -22,7 +22,10 @@ from finetune_trainer.train.settings import AdapterSettings
 # AdaLoRA's config insists on a number of steps, which is known only when the loop is built (adapter_steps.py sets it).
 UNKNOWN_STEPS = 1_000_000_000
 _NEED_A_TASK = ("MULTITASK_PROMPT_TUNING", "POLY")
-_REFUSED_BY_PEFT = (ValueError, TypeError, AssertionError, KeyError, ImportError, NotImplementedError, RuntimeError)
+_REFUSED_BY_PEFT = (
+    *(ValueError, TypeError, AssertionError, AttributeError, KeyError),
+    *(ImportError, NotImplementedError, RuntimeError),
+)
 
 
 def add_adapter(model: Any, settings: AdapterSettings, new_tokens: bool, tokenizer: Path | None = None) -> Any:

@@ -92,7 +92,7 @@ def load_model(
     _check_loaded(loaded, path)
     model.config.use_cache = False  # restored in the export
     if settings.quantization is not None:
-        prepare_quantised(model, settings.quantization)
+        prepare_quantised(model, settings.quantization, mixed=precision != "fp32")
     elif device_map is None:
         model.to(device)
     return model

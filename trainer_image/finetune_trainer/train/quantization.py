@@ -1,8 +1,9 @@
 """Base models quantised by bitsandbytes while they are loaded: 8 bits (LLM.int8) or 4 (QLoRA), on GPU and CPU.
 
-Only adapters are trained on them. Norms are held in fp32, as QLoRA has it; embeddings and head keep their type (PEFT's
-prepare_model_for_kbit_training would double their memory for nothing: autocast multiplies in 16 bits all the same).
-The merge never goes into quantised weights, which would quantise the adapter too, but into the original ones.
+Only adapters are trained on them. In mixed precision norms are held in fp32, as QLoRA has it; embeddings and head keep
+their type (PEFT's prepare_model_for_kbit_training would double their memory for nothing: autocast multiplies in 16 bits
+all the same). The merge never goes into quantised weights, which would quantise the adapter too, but into the original
+ones.
 """
 
 import logging
@@ -26,8 +27,11 @@ def quantization_config(arguments: dict[str, Any]) -> Any:
     return BitsAndBytesConfig(**arguments)
 
 
-def prepare_quantised(model: Any, arguments: dict[str, Any]) -> None:
-    """Makes a quantised model ready for an adapter. Raises BadConfiguration for modules that do not exist."""
+def prepare_quantised(model: Any, arguments: dict[str, Any], *, mixed: bool) -> None:
+    """Makes a quantised model ready for an adapter. mixed: whether autocast brings types together.
+
+    Raises BadConfiguration for modules that do not exist.
+    """
     names = [name for name, _ in model.named_modules()]
     for wanted in arguments.get("llm_int8_skip_modules") or ():
         if not any(wanted in name.split(".") or name.endswith(wanted) for name in names):
@@ -46,7 +50,7 @@ def prepare_quantised(model: Any, arguments: dict[str, Any]) -> None:
             # Where a CPU has AVX512-BF16, the first evaluation would repack 4-bit weights in place for a kernel that
             # computes in bf16, whatever bnb_4bit_compute_dtype says, and fails unless 32 divides the layer's outputs.
             module.support_avx512bf16_for_cpu = False
-        if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
+        if not mixed or isinstance(module, torch.nn.Linear | torch.nn.Embedding):
             continue
         for parameter in module.parameters(recurse=False):
             if parameter.ndim == 1 and parameter.dtype in (torch.float16, torch.bfloat16):

@@ -129,7 +129,7 @@ class Settings:
     def arguments(self) -> dict[str, Any]:
         """What was trained with, for training_args.json beside the result."""
         spec = self.resolved.spec.to_dict()
-        names = ("method", "peft_conf", "batchsize_conf", "sft_args", "dpo_args", "clm_args", "overrides")
+        names = ("method", "peft_conf", "quant_conf", "batchsize_conf", "sft_args", "dpo_args", "clm_args", "overrides")
         sections = {name: spec.get(name) for name in names}
         arguments = {**self.resolved.training_args, "learning_rate": self.optimizer.learning_rate}
         return {**sections, "training_args": arguments, "basemodel": spec["basemodel"]}
