@@ -7,11 +7,10 @@ from finetune_api.generator.reference import NOTE
 from finetune_api.peft_kwargs import LORA_INITIALISATIONS, OWNED, peft_fields
 from finetune_api.peft_types import PEFT_TYPES, PeftType
 
-
 QUANTISED = """## On quantised base models
 
-`quant_conf` quantises a base model while it is loaded, with bitsandbytes, on GPUs and on the CPU. Adapters are trained on
-it; `NO_PEFT` is refused, and so is a vocabulary that would grow. What is not quantised keeps its type, except norms,
+`quant_conf` quantises a base model while it is loaded, with bitsandbytes, on GPUs and on the CPU. Adapters are trained
+on it; `NO_PEFT` is refused, and so is a vocabulary that would grow. What is not quantised keeps its type, except norms,
 which are held in fp32 in mixed precision. `llm_int8_skip_modules` replaces transformers' own list, which leaves the
 output head as it is. `bnb_4bit_compute_dtype` is float32 unless given; on GPUs bfloat16 is much faster.
 
@@ -38,12 +37,9 @@ def adapters_page() -> str:
         marks = [trained, *(trained and mark for mark in (row.merges, row.quantised, row.grows, row.continues))]
         lines.append(f"| {name} | {row.what} | {' | '.join('yes' if mark else 'no' for mark in marks)} |")
     lines += ["", "## Notes\n", *_notes(), ""]
-    lines += [
-        "## Arguments\n",
-        "What each type takes in `peft_kwargs`; the words are PEFT's. The following belong to",
-        "",
-    ]
-    lines += ["no type:\n", "| key | instead |", "|---|---|", *(f"| {key} | {why} |" for key, why in OWNED.items()), ""]
+    lines += [QUANTISED, ""]
+    lines += ["## Arguments\n", "What each type takes in `peft_kwargs`; the words are PEFT's. No type takes:\n"]
+    lines += ["| key | instead |", "|---|---|", *(f"| {key} | {why} |" for key, why in OWNED.items()), ""]
     for name, row in PEFT_TYPES.items():
         if row.refused is None:
             lines += [f"### {name}\n", "| key | default | meaning |", "|---|---|---|", *_arguments(name, row), ""]
