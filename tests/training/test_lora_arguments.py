@@ -22,6 +22,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "random": {"r": 4, "init_lora_weights": False, "target_modules": LAYERS},
     "embeddings and head": {"r": 4, "target_modules": ["embed_tokens", "lm_head", "q_proj"]},
     "tokens": {"r": 4, "target_modules": LAYERS, "trainable_token_indices": [5, 20, 300]},
+    "tied, by a pattern": {"r": 4, "target_modules": r".*\.(embed_tokens|q_proj)|lm_head"},
     "tokens, tied": {"r": 4, "target_modules": LAYERS, "trainable_token_indices": [5, 20, 300]},
     "biases": {"r": 4, "bias": "all", "target_modules": LAYERS},
     "biases of its layers": {"r": 4, "bias": "lora_only", "target_modules": LAYERS},
@@ -34,6 +35,7 @@ MODELS = {
     "biases of its layers": {"architecture": "qwen2"},
     "experts": {"architecture": "mixtral", "num_local_experts": 2, "num_experts_per_tok": 1},
     "tied": {"tie_word_embeddings": True},
+    "tied, by a pattern": {"tie_word_embeddings": True},
     "tokens, tied": {"tie_word_embeddings": True},
 }
 TRAINING = {"optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 0, "learning_rate": 0.2, "max_steps": 3}

@@ -7,6 +7,7 @@ that need to be told a row's task.
 
 import copy
 import json
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -210,12 +211,21 @@ def tied(model: Any) -> bool:
 
 def _touches_embeddings(model: Any, kwargs: dict[str, Any]) -> bool:
     """Whether embedding or head get weights of their own from the adapter."""
-    names = {_name_of(model, model.get_input_embeddings()), _name_of(model, model.get_output_embeddings())} - {None}
-    chosen: list[str] = []
-    for key in ("target_modules", "modules_to_save"):
-        value = kwargs.get(key)
-        chosen += [value] if isinstance(value, str) else list(value or [])
-    return any(one == name or one.endswith(f".{name}") for one in chosen for name in names)
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    names = [name for name, module in model.named_modules() if any(module is end for end in ends)]
+    parameters = [f"{name}.weight" for name in names]
+    return any(
+        _chooses(kwargs.get(key), of)
+        for key, of in (("target_modules", names), ("modules_to_save", names), ("target_parameters", parameters))
+    )
+
+
+def _chooses(value: Any, names: list[str]) -> bool:
+    """Whether a pattern, or one of a list of names' ends, means one of the names."""
+    if isinstance(value, str) and any(re.fullmatch(value, name) for name in names):
+        return True
+    ends = [value] if isinstance(value, str) else list(value or ())
+    return any(name == end or name.endswith(f".{end}") for end in ends for name in names)
 
 
 def untie(model: Any) -> None:
