@@ -139,6 +139,8 @@ def _is_folder(source: _Source, credentials: str | None) -> bool:
     location = source.location
     if source.mounted:
         folder = source.mounted.is_dir()
+        if not source.mounted.exists():
+            return False  # told where it is fetched
     elif location.scheme in ("http", "https"):
         folder = False
     else:

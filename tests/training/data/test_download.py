@@ -424,6 +424,10 @@ def test_a_file_has_no_splits(key: str, pod: Pod, tmp_path: Path, tokenizers_dir
     report = pod.run()
     assert report.exit_code == 78
     assert f"rows.jsonl is a file, which has no {key}" in report.message
+    data.unlink()
+    report = pod.run()
+    assert report.exit_code == 66
+    assert "rows.jsonl is not a file here" in report.message
 
 
 @pytest.fixture
