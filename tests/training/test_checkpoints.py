@@ -39,6 +39,37 @@ def test_a_stopped_run_ends_like_an_uninterrupted_one(
             assert (second.final / name).read_bytes() == (whole.final / name).read_bytes()
 
 
+def test_interrupted_at_every_step_it_ends_like_an_uninterrupted_one(
+    train_here: Any, make_config: Any, validation: Path
+) -> None:
+    """Twelve attempts of one step each, some of them stopped while they evaluate."""
+    arguments = {
+        "logging_steps": 5,
+        "eval_strategy": "steps",
+        "eval_steps": 3,
+        "train_sampling_strategy": "group_by_length",
+    }
+    config = make_config(
+        lora=LORA_DROPOUT,
+        per_device=2,
+        validation=validation,
+        training_args=arguments,
+        spec={"mergeAdapter": False},
+    )
+    whole = train_here(config)
+    work = None
+    for step in range(1, 12):
+        attempt = train_here(config, work=work, stop_after=step)
+        assert attempt.error is not None
+        assert attempt.report.step in (step, step + 1), "the short step that ends an epoch has one micro-batch only"
+        work = attempt.work
+    last = train_here(config, work=work)
+    assert last.losses == whole.losses
+    assert last.eval_losses == whole.eval_losses
+    name = "adapter_model.safetensors"
+    assert (last.final / name).read_bytes() == (whole.final / name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("model", "lora"),
     [

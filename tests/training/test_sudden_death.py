@@ -107,6 +107,7 @@ def _child(
         log = os.open(own / f"log-{rank}", os.O_WRONLY | os.O_CREAT)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        sys.stdout = sys.stderr = os.fdopen(log, "w", buffering=1)
         os.environ |= {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
@@ -270,6 +271,38 @@ def test_two_processes_find_the_same(
     again = forks(_config(make_config, validation, given, per_device=2, spec={"cpuProcesses": 2}), ranks=2)
     assert again.codes == [0, 0], again.log
     assert found.losses == again.losses
+
+
+def test_two_processes_leave_fp16_together(
+    forks: Run, make_config: Any, validation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The numbers of one process overflow; both go on in fp32 from the checkpoint before."""
+    import torch
+
+    from finetune_trainer.train.objective import LanguageModelling, Sums
+
+    config = _config(make_config, validation, {"max_steps": 6, "save_steps": 2}, spec={"cpuProcesses": 2})
+    original, seen = LanguageModelling.sums, [0]
+
+    def overflowing(self: Any, model: Any, batch: Any, *, training: bool) -> Sums:
+        sums = original(self, model, batch, training=training)
+        if training and torch.is_autocast_enabled("cpu"):
+            seen[0] += 1
+            if os.environ.get("RANK") == "1" and seen[0] > 4:  # 2 a step: from step 3 on
+                return Sums(sums.loss * torch.inf)
+        return sums
+
+    monkeypatch.setattr(LanguageModelling, "sums", overflowing)
+    monkeypatch.setattr("finetune_trainer.train.run.choose_precision", lambda wanted, device: "fp16")
+    fallen = forks(config, ranks=2)
+    assert fallen.codes == [0, 0], fallen.log
+    assert "not usable in fp16 after step 2: the run goes on in fp32" in fallen.log
+    # Two steps in fp16 that nothing disturbed, then an attempt in fp32.
+    seen[0] = -1000
+    stopped = forks(_config(make_config, validation, {"max_steps": 2}, spec={"cpuProcesses": 2}), ranks=2)
+    monkeypatch.setattr("finetune_trainer.train.run.choose_precision", lambda wanted, device: "fp32")
+    assert fallen.losses[:2] == stopped.losses[:2]
+    assert all(0 < loss < 100 for _, _, loss in fallen.losses)
 
 
 def _one_of_each(moments: list[int], names: list[str]) -> list[int]:

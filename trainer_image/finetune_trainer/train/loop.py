@@ -99,10 +99,10 @@ class Loop:
 
     def _evaluation_was_cut_off(self) -> bool:
         """Whether the run was stopped while it evaluated at the step that it resumes from."""
-        return 0 < self.state.step < self.total_steps and self._evaluation_due() and self._unevaluated()
-
-    def _unevaluated(self) -> bool:
-        return self.state.eval_step != self.state.step
+        state = self.state
+        if self.parts.evaluation is None or state.step == 0:
+            return False
+        return self._evaluation_due() and state.eval_step != state.step
 
     def _steps(self) -> Iterator[tuple[StepPlan, Iterator[MicroBatch]]]:
         """The steps that are left. Each epoch has its own worker processes, unless they persist."""
@@ -157,7 +157,7 @@ class Loop:
         state.step += 1
         state.tokens += plan.tokens
         self.parts.objective.after_step(state.step)
-        last = state.step == self.total_steps
+        last = self._last()
         self._show_step()
         first = state.step == 1
         if first:
@@ -175,13 +175,22 @@ class Loop:
         improved = self._evaluation_due() and self._evaluate()
         # Early stopping ends with the best evaluation's weights: they must be kept when they are seen.
         best = improved and (settings.save.strategy == "best" or settings.patience is not None)
-        if best or settings.save.due(state.step, self.steps):
+        if best or settings.save.due(state.step, self.steps) or (self._last() and self._saves_the_end()):
             if improved:
                 state.best_step = state.step
             self._save()
 
     def _evaluation_due(self) -> bool:
-        return self.settings.evaluate.due(self.state.step, self.steps) and not self._too_early()
+        """The end is always evaluated, where there is something to evaluate on."""
+        due = self.settings.evaluate.due(self.state.step, self.steps) and not self._too_early()
+        return due or self._last()
+
+    def _last(self) -> bool:
+        return self.state.step == self.total_steps
+
+    def _saves_the_end(self) -> bool:
+        """Whether the end of the run gets a checkpoint, due or not."""
+        return self.settings.save.strategy not in ("no", "best")
 
     def _too_early(self) -> bool:
         """Whether evaluation is still delayed: by steps or epochs, as the strategy counts."""
@@ -336,12 +345,9 @@ class Loop:
         return False
 
     def _finish(self) -> bool:
-        """The last evaluation and checkpoint, unless made already; False if told to stop."""
+        """The last checkpoint, unless made already; False if told to stop."""
         self.reporting.progress.update(eta_seconds=0)  # early stopping may have shortened it
-        improved = self._unevaluated() and self._evaluate()
-        if self.settings.save.strategy not in ("no", "best") or (improved and self.settings.patience is not None):
-            if improved and self.settings.load_best:
-                self.state.best_step = self.state.step
+        if self._saves_the_end():
             self._save()
         return not self._agreed_to_stop()
 
