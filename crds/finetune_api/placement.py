@@ -1,8 +1,9 @@
 """run_conf.model_args.device_map: where the base model goes, as one decision for validation and the trainer.
 
 transformers would take any map at any time and fail, offload layers that cannot be trained there, or give two processes
-the same GPU. The policy: distributed, each process holds the whole model on its own device; one process with one GPU
-has it there; one with several spreads it as asked; on the CPU there is nothing to place.
+the same GPU. The policy: with several processes each holds the whole model on its own device; a single process has one
+GPU (finetuningGpus: 1), and the model on it; on the CPU there is nothing to place. A map that says the same is fine,
+any other is refused instead of ignored.
 """
 
 from collections.abc import Mapping
@@ -16,27 +17,18 @@ class PlacementError(ValueError):
 
 
 def place(
-    wanted: Any, *, processes: int, gpus: int, local_rank: int = 0, quantised: bool = False
-) -> dict[str, Any] | str | None:
-    """The device_map for from_pretrained; None to load on the CPU and move the model to its device. gpus: those that
-    one process sees; 0 on CPU. Raises PlacementError."""
-    if gpus == 0:
+    wanted: Any, *, processes: int, on_cpu: bool, local_rank: int = 0, quantised: bool = False
+) -> dict[str, int] | None:
+    """The device_map for from_pretrained; None to load on the CPU and move the model to its device, which a quantised
+    one cannot do. Raises PlacementError."""
+    if on_cpu:
         _insist(wanted, {"cpu"}, "the job trains on the CPU (finetuningGpus: 0)")
         return None
     if processes > 1:
         _insist(wanted, set(), "with several processes each holds the whole model on its own GPU")
         return {"": local_rank} if quantised else None
-    if gpus == 1:
-        _insist(wanted, {0, "0", "cuda", "cuda:0", *SPREAD}, "the process has one GPU, which holds the whole model")
-        return {"": 0}
-    if isinstance(wanted, Mapping):
-        elsewhere = sorted({str(device) for device in wanted.values() if str(device) in ("cpu", "disk", "meta")})
-        if elsewhere:
-            raise PlacementError(f"device_map puts modules on {', '.join(elsewhere)}, where they cannot be trained")
-        return dict(wanted)
-    if wanted is None:
-        return {"": 0}
-    return wanted if isinstance(wanted, str) and wanted in SPREAD else {"": wanted}
+    _insist(wanted, {0, "0", "cuda", "cuda:0", *SPREAD}, "the process has one GPU, which holds the whole model")
+    return {"": 0}
 
 
 def _insist(wanted: Any, fine: set[Any], situation: str) -> None:

@@ -189,10 +189,8 @@ def _shown(schemes: tuple[str, ...]) -> list[str]:
 
 def check_device_map(spec: Spec) -> Iterator[Violation]:
     wanted = section(spec, "run_conf", "model_args").get("device_map")
-    processes = world_size(spec)
-    gpus = 0 if whole(spec.get("finetuningGpus"), 1) == 0 else 1  # that one process sees: more only without processes
     try:
-        place(wanted, processes=processes, gpus=gpus)
+        place(wanted, processes=world_size(spec), on_cpu=whole(spec.get("finetuningGpus"), 1) == 0)
     except PlacementError as error:
         yield Violation(("run_conf", "model_args", "device_map"), str(error))
 

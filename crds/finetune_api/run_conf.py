@@ -22,19 +22,19 @@ class ModelArguments(SpecModel):
     device_map: DeviceMap | Word | int | None = Field(
         "auto",
         description=(
-            "Which device each submodule goes to: auto, balanced, balanced_low_0, sequential, a device, or a map. "
-            "Under distributed training each process holds the whole model on its own device."
+            "Each process holds the whole model on its own device: auto, or what says the same (balanced, "
+            "balanced_low_0, sequential, a device or a map, with one GPU)."
         ),
     )
-    max_memory: MaxMemory | None = Field(None, description="Most memory per device for device_map, e.g. {'0': 40GiB}.")
+    max_memory: MaxMemory | None = Field(None, description="Only null: the whole model is on one device.")
     low_cpu_mem_usage: bool = Field(False, description="Only false: today's transformers always loads this way.")
     attn_implementation: Word | None = Field(
         None,
         description="eager, sdpa, flash_attention_2, flash_attention_3 or flex_attention. Default: sdpa if possible.",
     )
-    offload_folder: Text | None = Field(None, description="Where device_map offloads weights to.")
+    offload_folder: Text | None = Field(None, description="Only null: weights are not offloaded.")
     offload_state_dict: bool | None = Field(None, description="Only null: today's transformers ignores it.")
-    offload_buffers: bool | None = Field(None, description="Offload buffers with the parameters.")
+    offload_buffers: bool | None = Field(None, description="Only false: weights are not offloaded.")
     use_cache: bool = Field(True, description="The model's key-value cache setting; training itself never uses it.")
     cache_dir: Text | None = Field(None, description="Only null: the operator's model cache is used.")
     force_download: bool = Field(False, description="Only false: the operator downloads the model.")

@@ -109,7 +109,7 @@ def _device_map(settings: ModelSettings, device: torch.device, world_size: int) 
         return place(
             settings.device_map,
             processes=world_size,
-            gpus=0 if device.type == "cpu" else torch.cuda.device_count(),
+            on_cpu=device.type == "cpu",
             local_rank=device.index or 0,
             quantised=settings.quantization is not None,
         )

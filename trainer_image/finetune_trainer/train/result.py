@@ -76,6 +76,13 @@ def _base_name(settings: Settings) -> str:
     return base.container if base.scheme == "hf" else base.uri
 
 
+def _bits(settings: Settings) -> str | None:
+    given = settings.model.quantization
+    if given is None:
+        return None
+    return "8 bits" if given["load_in_8bit"] else f"4 bits ({given['bnb_4bit_quant_type']})"
+
+
 def _card(settings: Settings, state: TrainerState, adapter: str | None) -> Card:
     resolved, args = settings.resolved, settings.resolved.training_args
     return Card(
@@ -93,6 +100,7 @@ def _card(settings: Settings, state: TrainerState, adapter: str | None) -> Card:
             "optimizer": args["optim"],
             "weight decay": args["weight_decay"],
             "seed": args["seed"],
+            "base model quantised to": _bits(settings),
             "chat template": None if resolved.spec.method == "clm" else resolved.spec.data_conf.chat_template_name,
         },
         first_loss=state.first_loss,

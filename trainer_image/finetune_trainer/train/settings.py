@@ -78,7 +78,6 @@ class ModelSettings:
 
     dtype: str  # auto or a name of torch's
     device_map: Any
-    max_memory: dict[Any, Any] | None
     attention: str | None
     use_cache: bool
     gradient_checkpointing: bool
@@ -290,7 +289,6 @@ def _model(spec: FineTuneJobSpec, args: dict[str, Any]) -> ModelSettings:
     return ModelSettings(
         dtype=given.torch_dtype,
         device_map=given.device_map,
-        max_memory=dict(given.max_memory) if given.max_memory else None,
         attention=given.attn_implementation,
         use_cache=given.use_cache,
         gradient_checkpointing=args["gradient_checkpointing"],
