@@ -136,7 +136,7 @@ OWNED: dict[str, str] = {
     "do_predict": "a FineTuneJob does not predict",
     "enable_jit_checkpoint": "the trainer always writes a checkpoint on SIGTERM",
     "disable_tqdm": "there are no progress bars; progress stands in status, /progress and MLflow",
-    "auto_find_batch_size": "use batchsize_conf.max_per_device_train_batch_size",
+    "auto_find_batch_size": "use overrides.auto: [per_device_batch]",
 }
 ALWAYS_OWNED = (  # even the library's default would be misread as a choice
     "gradient_accumulation_steps",
