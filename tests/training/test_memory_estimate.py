@@ -11,7 +11,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from finetune_api.training_args import SUPPORTED
-from finetune_trainer.memory_estimate import Largest, Model, Tensor, Training, estimate, read_sizes
+from finetune_trainer.memory_estimate import Largest, Model, Quantised, Tensor, Training, estimate, read_sizes
 from finetune_trainer.planning import read_model
 from finetune_trainer.train.optimizer import build_optimizer
 from finetune_trainer.train.settings import OptimizerSettings
@@ -94,6 +94,50 @@ def test_bytes_are_those_of_torch(wide_model: Path, kind: str, optim: str, extra
     assert found
     counted = 16 if kind == "ADALORA" else 0  # the ranks that it keeps in tensors
     assert (found.weights, found.gradients, found.optimizer) == pytest.approx((weights, gradients, state), abs=counted)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("options", "quantised"),
+    [
+        ({"load_in_8bit": True}, Quantised(8)),
+        ({"load_in_8bit": True, "llm_int8_skip_modules": ["lm_head", "o_proj"]}, Quantised(8, skipped=("o_proj",))),
+        ({"load_in_4bit": True}, Quantised(4)),
+        ({"load_in_4bit": True, "bnb_4bit_use_double_quant": True}, Quantised(4, nested=True)),
+    ],
+)
+def test_quantised_bytes_are_those_of_bitsandbytes(
+    wide_model: Path, options: dict[str, Any], quantised: Quantised, precision: str
+) -> None:
+    """As the trainer loads it on CPU: in fp32 everything else too, in bf16 as it is stored, but for the norms."""
+    from transformers import AutoModelForCausalLM
+
+    from finetune_trainer.train.quantization import prepare_quantised, quantization_config
+
+    model = AutoModelForCausalLM.from_pretrained(
+        wide_model,
+        dtype=torch.float32 if precision == "fp32" else "auto",
+        quantization_config=quantization_config(options),
+    )
+    prepare_quantised(model, options, mixed=precision == "bf16")
+    expected = 0
+    for one in model.parameters():
+        expected += one.numel() * one.element_size()
+        if (scales := getattr(one, "SCB", None)) is not None:
+            expected += scales.numel() * scales.element_size()
+        if (state := getattr(one, "quant_state", None)) is not None:
+            expected += state.absmax.numel() * state.absmax.element_size()
+            expected += state.state2.absmax.numel() * 4 if state.nested else 0
+    training = Training(
+        precision=precision,
+        on_cpu=True,
+        peft_type="LORA",
+        peft_kwargs={"target_modules": ["none"]},
+        quantised=quantised,
+    )
+    found = estimate(read_model(wide_model), training, None, distributed="auto-single-process")
+    assert found
+    assert found.weights == expected
 
 
 @pytest.mark.parametrize(("architecture", "config"), [("llama", LLAMA), ("gpt2", GPT2)])

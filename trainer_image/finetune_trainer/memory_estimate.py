@@ -50,11 +50,18 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Quantised:
-    """How a quantised base model is held: bits of a weight, bytes of the constants per weight, and what is left out."""
+    """How bitsandbytes holds a base model: bits of a weight, whether its scales are quantised too, what is left out."""
 
     bits: int
-    constant_bytes: float
+    nested: bool = False
     skipped: tuple[str, ...] = ()
+
+    def bytes_of(self, tensor: Tensor) -> int:
+        """A matrix with its scales: in 8 bits one for each row, in 4 bits one for each 64 weights."""
+        if self.bits == 8:
+            return tensor.elements + 4 * tensor.shape[0]
+        scales = math.ceil(tensor.elements / 64)
+        return math.ceil(tensor.elements / 2) + (scales + 4 * math.ceil(scales / 256) if self.nested else 4 * scales)
 
 
 @dataclass(frozen=True)
@@ -245,13 +252,15 @@ def _trained_bytes(training: Training) -> int:
 
 def _frozen_bytes(name: str, tensor: Tensor, training: Training) -> int:
     """Of a weight that is not trained: quantised, or in the type asked for, or in fp32 on a CPU that computes in it,
-    or as it is stored."""
+    or as it is stored. Norms of a quantised model are fp32 in mixed precision."""
     kept = training.quantised
     if kept and _is_linear(name, tensor) and not any(part in kept.skipped for part in name.split(".")):
-        return math.ceil(tensor.elements * (kept.bits / 8 + kept.constant_bytes))
+        return kept.bytes_of(tensor)
+    if kept and len(tensor.shape) == 1 and training.precision != "fp32":
+        return tensor.elements * 4
     if training.dtype in _DTYPE_BYTES:
         return tensor.elements * _DTYPE_BYTES[training.dtype]
-    if training.on_cpu and training.precision == "fp32" and not kept:
+    if training.on_cpu and training.precision == "fp32":
         return tensor.elements * 4
     return tensor.bytes
 

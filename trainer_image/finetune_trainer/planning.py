@@ -31,9 +31,6 @@ from finetune_trainer.steps import Steps, plan_steps, warmup_steps
 from finetune_trainer.timetable import Events, Rhythm, checkpoints, evaluations
 from finetune_trainer.train.sampler import BatchShape, deal, global_batches
 
-# Bytes of bitsandbytes' scales per weight: fp32 for each 64 weights; quantised themselves; for each row (nothing).
-_CONSTANTS_4BIT, _CONSTANTS_DOUBLE, _CONSTANTS_8BIT = 4 / 64, 1 / 64 + 4 / (64 * 256), 0.0
-
 
 @dataclass(frozen=True)
 class Batches:
@@ -291,5 +288,5 @@ def _quantised(conf: Any) -> Quantised | None:
         return None
     skipped = tuple(conf.llm_int8_skip_modules or ())
     if conf.load_in_4bit:
-        return Quantised(4, _CONSTANTS_DOUBLE if conf.bnb_4bit_use_double_quant else _CONSTANTS_4BIT, skipped)
-    return Quantised(8, _CONSTANTS_8BIT, skipped) if conf.load_in_8bit else None
+        return Quantised(4, conf.bnb_4bit_use_double_quant, skipped)
+    return Quantised(8, skipped=skipped) if conf.load_in_8bit else None

@@ -73,8 +73,16 @@ def parts(**training: Any) -> tuple[int, int, int]:
         ({**LORA, "dtype": "float32"}, (ELEMENTS * 4 + ADAPTER * 4, ADAPTER * 4, ADAPTER * 8)),
         ({**LORA, "on_cpu": True}, (ELEMENTS * 4 + ADAPTER * 4, ADAPTER * 4, ADAPTER * 8)),
         (
-            {**LORA, "quantised": Quantised(4, 1 / 16)},  # the matrices of the layers, in 4.5 bits
-            (808 * 2 + 256 * 9 // 16 + ADAPTER * 4, ADAPTER * 4, ADAPTER * 8),
+            {**LORA, "quantised": Quantised(4)},  # the matrices of the layers, in 4 bits with a scale for each 64
+            (808 * 2 + 256 // 2 + 4 * 4 + ADAPTER * 4, ADAPTER * 4, ADAPTER * 8),
+        ),
+        (
+            {
+                **LORA,
+                "quantised": Quantised(8, skipped=("mlp",)),
+                "precision": "bf16",
+            },  # in 8 bits, a scale for each row
+            ((800 + 192) * 2 + 8 * 4 + 64 + 8 * 4 + ADAPTER * 4, ADAPTER * 4, ADAPTER * 8),
         ),
         ({"reference": True}, (ELEMENTS * 4 + ELEMENTS * 2, ELEMENTS * 4, ELEMENTS * 8)),
     ],
