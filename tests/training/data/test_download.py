@@ -195,6 +195,21 @@ def test_downloads_of_one_model_at_once_share_it(pod: Pod, filled: Path) -> None
     assert len([path for path in pod.cache.iterdir() if path.is_dir()]) == 1
 
 
+def test_a_template_that_adds_tokens_is_counted_with_them(pod: Pod, filled: Path) -> None:
+    """The vocabulary grows in the train pod; here only the tokenizer does."""
+    data = {
+        "training_data": {"type": "CONCATENATION", "datasets": [{"path": "s3://data/train.jsonl"}]},
+        "validation_data": {"type": "NONE"},
+    }
+    pod.configure(data_conf={**data, "chat_template_name": "poro"})
+    grown = pod.run()
+    assert grown.exit_code == 0, grown.message
+    pod.configure(data_conf={**data, "chat_template_name": "chat-ml"})
+    assert grown.dataset
+    assert grown.dataset.examples == pod.run().dataset.examples
+    assert grown.dataset.tokens > 0
+
+
 def test_a_pretrained_adapter_arrives_and_is_checked(pod: Pod, filled: Path) -> None:
     config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": 4, "target_modules": ["q_proj"]}
     (filled / "adapter").mkdir()
