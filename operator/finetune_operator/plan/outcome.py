@@ -12,7 +12,8 @@ def settle(context: Context) -> Step:
     outcome, reason, message = last.get("outcome"), last.get("reason") or "Error", last.get("message") or ""
     if outcome == SUCCESS:
         claim = context.request.checkpoints_name
-        return Step(verdict=Verdict(SUCCEEDED, "Completed", f"the model is on PersistentVolumeClaim {claim}"))
+        said = f"; {message}" if message else ""  # among it, whether training stopped early, and which step this is
+        return Step(verdict=Verdict(SUCCEEDED, "Completed", f"the model is on PersistentVolumeClaim {claim}{said}"))
     if outcome == FATAL:
         return Step(verdict=Verdict(FAILED, reason, message))
     settings = context.settings

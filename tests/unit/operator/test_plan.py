@@ -114,6 +114,18 @@ def test_success_is_terminal_and_names_the_model(world, created, condition):
     assert after.status == decisions.status
 
 
+def test_success_tells_that_training_stopped_early(world):
+    job = world.train_job(end="Complete")
+    words = "trained 8 steps; stopped early after step 8; early stopping: the result is that of step 4"
+    world.training_with(
+        job, pods=(world.pod(job, exit_code=0, report={"step": 8, "totalSteps": 12, "message": words}),)
+    )
+    decisions = world.step()
+    assert decisions.status["phase"] == "Succeeded"
+    (complete,) = [one for one in decisions.status["conditions"] if one["type"] == "Complete"]
+    assert words in complete["message"]
+
+
 @pytest.mark.parametrize(
     ("exit_code", "reason"),
     [(65, "BadData"), (66, "InputMissing"), (78, "BadConfiguration"), (79, "OutOfMemory")],
