@@ -120,8 +120,8 @@ def document(name: str, plan: Plan, notices: tuple[str, ...]) -> dict[str, Any]:
         "effective": {
             **plan.effective().to_dict(),
             "precision": plan.precision,
-            "trainableParameters": plan.trained,
-            "parameters": plan.parameters,
+            "trainableParameters": plan.trained if plan.counted else None,
+            "parameters": plan.parameters if plan.counted else None,
         },
         "steps": {"perEpoch": plan.steps.per_epoch, "total": plan.steps.total, "epochs": plan.steps.epochs},
         "evaluations": plan.evaluations,
@@ -207,7 +207,8 @@ def _model(plan: Plan) -> str:
     if plan.parameters is None or plan.trained is None:
         return "sizes are not known before it is loaded"
     share = 100 * plan.trained / max(1, plan.parameters)
-    return f"{plan.parameters:,} weights; {plan.trained:,} are trained ({share:.3g} %), {plan.precision}"
+    about = "" if plan.counted else "about "
+    return f"{about}{plan.parameters:,} weights; {plan.trained:,} are trained ({share:.3g} %), {plan.precision}"
 
 
 def _time(plan: Plan) -> str:

@@ -140,6 +140,12 @@ def test_every_way_to_distribute_is_estimated(planned: Callable[..., Plan], gpus
     assert found.memory == found.elsewhere[found.distributed]
 
 
+def test_what_is_not_counted_says_so(planned: Callable[..., Plan]) -> None:
+    adapter = {"peft_type": "LOKR", "peft_kwargs": {"r": 2, "target_modules": ["up_proj"]}}
+    assert planned(model=Model(TENSORS)).counted
+    assert not planned(model=Model(TENSORS), spec={"peft_conf": adapter}).counted
+
+
 def test_without_sizes_nothing_is_guessed(planned: Callable[..., Plan]) -> None:
     found = planned()
     assert (found.memory, found.parameters, found.hours) == (None, None, None)

@@ -28,6 +28,7 @@ _MAX_HEADER = 100 * 1024 * 1024  # safetensors' own limit
 _LORA_DEFAULT_TARGETS = ("q_proj", "v_proj", "c_attn", "query_key_value", "query", "value")
 _EMBEDDINGS = ("embed_tokens", "wte", "wpe", "embed_in", "word_embeddings")
 _HEADS = ("lm_head", "embed_out", "output")
+COUNTED = frozenset({"NO_PEFT", "PRETRAINED_PEFT", "LORA", "ADALORA", "IA3", "LOHA", "LN_TUNING", "PROMPT_TUNING"})
 DISTRIBUTED = ("auto-single-process", "auto-ddp", "auto-deepspeed-stage1", "auto-deepspeed-stage3")
 
 
@@ -324,8 +325,8 @@ def _optim_args(text: str | None) -> dict[str, str]:
 def trained_tensors(model: Model, training: Training) -> list[Tensor]:
     """The weights that are trained: all of the model's, or the adapter's, which are fp32, and modules_to_save.
 
-    Exact for a pretrained adapter and for LORA, IA3, LOHA, LN_TUNING and the prompt adapters without a
-    reparameterisation, and to some bytes for ADALORA; LoRA's size stands in for the other kinds, which are as small.
+    Exact for the kinds in COUNTED, and for PREFIX_TUNING without a projection; LoRA's size stands in for the others,
+    which are as small.
     """
     tensors, peft_type, peft_kwargs = model.tensors, training.peft_type, training.peft_kwargs
     own = _trained_bytes(training)

@@ -15,6 +15,7 @@ from finetune_api.resolve import ResolvedSpec
 from finetune_api.status import DatasetReport, EffectiveSettings, MemoryEstimate
 from finetune_trainer.data import TrainingData, padded_length
 from finetune_trainer.memory_estimate import (
+    COUNTED,
     DISTRIBUTED,
     Largest,
     Memory,
@@ -47,8 +48,12 @@ class Batches:
 
 @dataclass(frozen=True)
 class Plan:
-    """All of it. memory: per device, None if the model's shapes are not known; elsewhere: the same by the other ways of
-    distributing the processes; hours: None until a speed is known."""
+    """All of it.
+
+    counted: whether parameters and trained are exact, which the adapter's kind decides. memory: per device, None if the
+    model's shapes are not known; elsewhere: the same by the other ways of distributing the processes. hours: None until
+    a speed is known.
+    """
 
     data: DatasetReport
     steps: Steps
@@ -67,6 +72,7 @@ class Plan:
     precision: str
     parameters: int | None
     trained: int | None
+    counted: bool
     memory: Memory | None
     elsewhere: Mapping[str, Memory]
     hours: float | None
@@ -155,6 +161,7 @@ def make_plan(
         precision=training.precision,
         parameters=known.elements + (0 if training.trains_all else trained or 0) if known else None,
         trained=trained,
+        counted=training.peft_type in COUNTED,
         memory=elsewhere.get(resolved.distributed_type),
         elsewhere={name: memory for name, memory in elsewhere.items() if memory},
         hours=work / tokens_per_second / 3600 if tokens_per_second else None,
