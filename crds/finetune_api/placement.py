@@ -22,19 +22,19 @@ def place(
     """The device_map for from_pretrained; None to load on the CPU and move the model to its device, which a quantised
     one cannot do. Raises PlacementError."""
     if on_cpu:
-        _insist(wanted, {"cpu"}, "the job trains on the CPU (finetuningGpus: 0)")
+        _insist(wanted, ("cpu",), "the job trains on the CPU (finetuningGpus: 0)")
         return None
     if processes > 1:
-        _insist(wanted, set(), "with several processes each holds the whole model on its own GPU")
+        _insist(wanted, (), "with several processes each holds the whole model on its own GPU")
         return {"": local_rank} if quantised else None
-    _insist(wanted, {0, "0", "cuda", "cuda:0", *SPREAD}, "the process has one GPU, which holds the whole model")
+    _insist(wanted, (0, "0", "cuda", "cuda:0", *SPREAD), "the process has one GPU, which holds the whole model")
     return {"": 0}
 
 
-def _insist(wanted: Any, fine: set[Any], situation: str) -> None:
+def _insist(wanted: Any, fine: tuple[Any, ...], situation: str) -> None:
     """Refuses a map that asks for anything else than the one place there is."""
     devices = list(wanted.values()) if isinstance(wanted, Mapping) else [wanted]
     for device in devices:
-        if device in (None, "auto") or device in fine:
+        if any(device == one and type(device) is type(one) for one in (None, "auto", *fine)):
             continue
         raise PlacementError(f"device_map {device}: {situation}, so it would have no effect; leave device_map out")
