@@ -143,7 +143,7 @@ def test_an_adapter_for_layers_that_do_not_exist_is_refused(train_here: Any, mak
     from finetune_trainer.errors import BadConfiguration
 
     with pytest.raises(
-        BadConfiguration, match="names 'no_such_layer', but the model has no such module; it has .*down_proj, .*q_proj"
+        BadConfiguration, match=r"names 'no_such_layer', but the model has no such module; it has .*down_proj, .*q_proj"
     ):
         train_here(make_config(lora={"target_modules": ["no_such_layer"]}))
 
