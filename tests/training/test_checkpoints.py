@@ -145,6 +145,29 @@ def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
     assert max(again.losses) == 12
 
 
+@pytest.mark.parametrize(
+    "retention",
+    [{"training_args": {"save_total_limit": 1}}, {"spec": {"evaluation_conf": {"keep_best": 1}}}],
+    ids=["save_total_limit", "keep_best"],
+)
+def test_a_damaged_newer_checkpoint_does_not_displace_a_good_one(
+    train_here: Any, make_config: Any, validation: Path, retention: dict[str, Any]
+) -> None:
+    """checkpoint-4 is skipped, and the run is stopped again at 3: what it saved there must survive retention."""
+    arguments = {"save_steps": 2, "eval_strategy": "steps", "eval_steps": 2, **retention.get("training_args", {})}
+    config = make_config(
+        per_device=2, validation=validation, training_args=arguments, spec=retention.get("spec"), uid="job-1"
+    )
+    first = train_here(config, stop_after=2)
+    (first.checkpoints / "checkpoint-4").mkdir()
+    shutil.copytree(first.checkpoints / "checkpoint-2", first.checkpoints / "checkpoint-4", dirs_exist_ok=True)
+    _flip(first.checkpoints / "checkpoint-4" / "optimizer.pt")
+    second = train_here(config, work=first.work, stop_after=3)
+    assert any("checkpoint-4 was skipped" in notice for notice in second.notices)
+    assert manifest.fault(second.checkpoints / "checkpoint-3") is None
+    assert train_here(config, work=first.work).report.resumed_from_step == 3
+
+
 def test_what_a_killed_process_was_writing_is_swept_up(two_checkpoints: Any, train_here: Any) -> None:
     run, config = two_checkpoints
     (run.checkpoints / f"{manifest.ASIDE}checkpoint-6-abc").mkdir()

@@ -253,8 +253,10 @@ def test_the_best_checkpoint_is_brought_to_a_new_volume(
 
     for name, value in (("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_ENDPOINT_URL", s3_server)):
         monkeypatch.setenv(name, value)
-    boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1").create_bucket(Bucket="volumes")
-    config = _config(make_config, validation, STOPPING, spec={"checkpointsRemote": "s3://volumes/run"})
+    s3 = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")
+    s3.create_bucket(Bucket="volumes")
+    conf = {**STOPPING, "keep_best": 2}
+    config = _config(make_config, validation, conf, spec={"checkpointsRemote": "s3://volumes/run"})
     losses = [5.0, 4.0, 4.5, 4.2]
     script_of(monkeypatch, losses)
     first = train_here(config, stop_after=3)
@@ -263,6 +265,9 @@ def test_the_best_checkpoint_is_brought_to_a_new_volume(
     assert second.report.resumed_from_step == 3
     best = (first.checkpoints / "checkpoint-2" / "model.safetensors").read_bytes()
     assert (second.final / "model.safetensors").read_bytes() == best
+    keys = [entry["Key"].split("/")[1] for entry in s3.list_objects_v2(Bucket="volumes")["Contents"]]
+    # The best two are 2 (4.0) and 4 (4.2), which is the newest too; 1 and 3 went, though this volume never had 1.
+    assert set(keys) == {"checkpoint-2", "checkpoint-4", "checkpoint-final"}
 
 
 def test_early_stopping_with_the_strategies_of_training_args(

@@ -3,6 +3,7 @@
 import math
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from finetune_api.status import CheckpointReport
@@ -28,28 +29,47 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: -(step_of(path) or 0))
 
 
-def prune(folder: Path, limit: int | None, keep: set[int]) -> list[int]:
-    """Removes the oldest checkpoints beyond the limit, never the newest nor those to keep; the removed steps."""
-    complete = complete_checkpoints(folder)
-    if limit is None or not complete:
+Losses = Mapping[int, float | None]  # validation loss by step; None: not validated
+
+
+def prune(folder: Path, limit: int | None, keep: set[int], elsewhere: Losses | None = None) -> list[int]:
+    """Removes the oldest checkpoints beyond the limit, never the newest nor those to keep; the removed steps.
+
+    elsewhere: checkpoints that only the remote store has, which count too.
+    """
+    known = sorted(_known(folder, elsewhere), reverse=True)
+    if limit is None or not known:
         return []
-    kept = {step_of(complete[0]), *keep}
-    others = [path for path in complete if step_of(path) not in kept]
-    return [remove(path) for path in others[max(0, limit - (len(complete) - len(others))) :]]
+    kept = {known[0], *keep}
+    others = [step for step in known if step not in kept]
+    return _remove(folder, others[max(0, limit - (len(known) - len(others))) :])
 
 
-def prune_to_best(folder: Path, count: int, keep: set[int]) -> list[int]:
+def prune_to_best(folder: Path, count: int, keep: set[int], elsewhere: Losses | None = None) -> list[int]:
     """Removes all but the `count` checkpoints with the lowest validation loss, the newest, and those to keep.
 
     A checkpoint that was not validated (of an interruption) has no rank: it stays only as the newest.
     """
-    complete = complete_checkpoints(folder)
-    losses = {path: (manifest.read_facts(path) or {}).get("evalLoss") for path in complete}
-    ranked = sorted(
-        (loss, step_of(path) or 0) for path, loss in losses.items() if loss is not None and math.isfinite(loss)
-    )
-    kept = {*(step for _, step in ranked[:count]), *keep, *(step_of(path) for path in complete[:1])}
-    return [remove(path) for path in complete if step_of(path) not in kept]
+    known = _known(folder, elsewhere)
+    ranked = sorted((loss, step) for step, loss in known.items() if loss is not None and math.isfinite(loss))
+    kept = {*(step for _, step in ranked[:count]), *keep, max(known, default=0)}
+    return _remove(folder, [step for step in sorted(known, reverse=True) if step not in kept])
+
+
+def _known(folder: Path, elsewhere: Losses | None) -> dict[int, float | None]:
+    """The complete checkpoints, and those elsewhere that are older than the newest of them."""
+    here = {
+        step_of(path) or 0: (manifest.read_facts(path) or {}).get("evalLoss") for path in complete_checkpoints(folder)
+    }
+    newest = max(here, default=0)
+    return {**{step: loss for step, loss in (elsewhere or {}).items() if step < newest}, **here}
+
+
+def _remove(folder: Path, steps: list[int]) -> list[int]:
+    for step in steps:
+        if checkpoint_path(folder, step).is_dir():
+            remove(checkpoint_path(folder, step))
+    return steps
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

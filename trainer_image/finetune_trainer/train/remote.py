@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from finetune_api.constants import COMPLETION_MARKER
 from finetune_trainer.errors import TrainerError, Unavailable
@@ -85,19 +86,30 @@ def fetch_newest(remote: str, folder: Path, job_uid: str | None = None) -> Path 
 
     job_uid: only of this job.
     """
-    names = {path.partition("/")[0] for path in list_tree(remote) if path.endswith(f"/{COMPLETION_MARKER}")}
-    steps = sorted(
-        (int(name.removeprefix("checkpoint-")) for name in names if name.removeprefix("checkpoint-").isdigit()),
-        reverse=True,
-    )
+    steps = _steps(remote)
     if job_uid is not None:
-        steps = [step for step in steps if _owner(remote, f"checkpoint-{step}", folder) == job_uid]
+        steps = [step for step in steps if _facts(remote, step, folder).get("jobUid") == job_uid]
     for step in steps:
         if (found := _fetch(remote, folder, step)) is not None:
             return found
     if steps:
         raise Unavailable(f"the checkpoints in {remote} are all incomplete or damaged")
     return None
+
+
+def only_there(remote: str, folder: Path, job_uid: str) -> dict[int, float | None]:
+    """The checkpoints of a job that the remote store has and the folder lacks, with their validation losses: those of
+    a volume that is gone. Raises TrainerErrors."""
+    missing = [step for step in _steps(remote) if not checkpoint_path(folder, step).is_dir()]
+    facts = {step: _facts(remote, step, folder) for step in missing}
+    return {step: known.get("evalLoss") for step, known in facts.items() if known.get("jobUid") == job_uid}
+
+
+def _steps(remote: str) -> list[int]:
+    """The steps of the checkpoints that are complete there, the newest first."""
+    names = {path.partition("/")[0] for path in list_tree(remote) if path.endswith(f"/{COMPLETION_MARKER}")}
+    numbers = (name.removeprefix("checkpoint-") for name in names)
+    return sorted((int(number) for number in numbers if number.isdigit()), reverse=True)
 
 
 def fetch_step(remote: str, folder: Path, step: int) -> Path | None:
@@ -124,12 +136,13 @@ def _fetch(remote: str, folder: Path, step: int) -> Path | None:
     return target
 
 
-def _owner(remote: str, name: str, folder: Path) -> str | None:
-    """The uid of the job that wrote a remote checkpoint, as its marker says."""
-    aside = folder / f"{manifest.ASIDE}owner-{name}"
+def _facts(remote: str, step: int, folder: Path) -> dict[str, Any]:
+    """What the marker of a remote checkpoint says."""
+    name = checkpoint_path(folder, step).name
+    aside = folder / f"{manifest.ASIDE}facts-{name}"
     aside.mkdir(parents=True, exist_ok=True)
     try:
         download_file(f"{remote.rstrip('/')}/{name}/{COMPLETION_MARKER}", aside / COMPLETION_MARKER)
-        return (manifest.read_facts(aside) or {}).get("jobUid")
+        return manifest.read_facts(aside) or {}
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -65,6 +65,7 @@ class Run:
         self._precision = "fp32"
         self._found = Found()
         self._identity: dict[str, Any] = {}
+        self._only_remote: dict[int, float | None] = {}  # checkpoints of a volume that is gone, and their losses
         self.remarks: list[str] = []
 
     def train(self) -> None:
@@ -268,6 +269,8 @@ class Run:
         )
         for notice in start.notices:
             self.progress.notice(notice)
+        if settings.remote and start.checkpoint is not None:
+            self._only_remote = remote.only_there(settings.remote, settings.places.checkpoints, settings.job.uid)
         return start.checkpoint
 
     def _fetch(self, job_uid: str | None) -> Path | None:
@@ -439,10 +442,16 @@ class Run:
 
     def _prune(self, folder: Path, state: TrainerState) -> list[int]:
         """Retention, after a checkpoint was written; the removed steps."""
-        loop, best = self.settings.loop, {state.best_step} if state.best_step else set()
+        loop = self.settings.loop
+        # Not always the newest by its number: one that was damaged may have been skipped, and still lie there.
+        keep = {state.step, state.best_step or state.step}
         if loop.keep_best is not None:
-            return checkpoint_folder.prune_to_best(folder, loop.keep_best, best)
-        return checkpoint_folder.prune(folder, loop.save_total_limit, best)
+            removed = checkpoint_folder.prune_to_best(folder, loop.keep_best, keep, self._only_remote)
+        else:
+            removed = checkpoint_folder.prune(folder, loop.save_total_limit, keep, self._only_remote)
+        for step in removed:
+            self._only_remote.pop(step, None)
+        return removed
 
     def _stopping(self) -> bool:
         return self.stop.requested
