@@ -131,7 +131,7 @@ def gather(plan: DataPlan, read: ReadFile[E], account: Account) -> Dataset[E]:
 
 
 def _read_whole(file: DataFile, read: ReadFile[E], bad: BadLines) -> list[E]:
-    """The examples of a file, or of a folder's files one by one, so that bad lines are told with the file they are in."""
+    """The examples of a file, or of a folder's files one by one: bad lines are told with the file they are in."""
     return [example for part in parts_of(file) for example in read(part, bad)]
 
 
