@@ -6,7 +6,10 @@ In this process and without torch; of a remote model only the outline is fetched
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from finetune_cli.errors import CliError
@@ -47,7 +50,7 @@ def inspect(
     folders = local_job.folders(args, name)
     places = download.Places(folders.work, folders.model_cache, folders.model_cache)
     config = JobConfig(name=name, spec=resolved.spec.to_dict(), notices=resolved.notices)
-    with local_job.only_one(folders.work):
+    with local_job.only_one(folders.work), _telling(resolved):
         try:
             model_dir, notices = download.bring_inputs(resolved.spec, places, outline=True)
             plan, found = download.examine(config, resolved, places, model_dir, tokens_per_second)
@@ -58,3 +61,23 @@ def inspect(
         except TrainerError as error:
             return Inspection(resolved, problem=error.message)
     return Inspection(resolved, plan, (*notices, *found))
+
+
+@contextlib.contextmanager
+def _telling(resolved: ResolvedSpec) -> Iterator[None]:
+    """Where something has to be fetched, the trainer says on stderr what it fetches: it may take a while."""
+    from finetune_api.locations import parse_location
+    from finetune_cli.local_job import locations
+
+    remote = any(parse_location(place).scheme != "local" for _, place in locations(resolved.spec.to_dict()))
+    logger = logging.getLogger("finetune_trainer")
+    handler = logging.StreamHandler()
+    before = logger.level
+    if remote:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)

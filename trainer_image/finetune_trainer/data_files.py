@@ -188,7 +188,8 @@ def _bring_folder(source: _Source, entries: Mapping[str, Entry], target: Path, c
         else:
             for name in missing:
                 _place(root / name, target / name, link=source.location.scheme == "local")
-    log.info("data: %s (%s): %d files, %s", source.uri, what, len(chosen), size)
+    files = "1 file" if len(chosen) == 1 else f"{len(chosen)} files"
+    log.info("data: %s (%s): %s, %s", source.uri, what, files, size)
 
 
 def _card(source: _Source, entries: Mapping[str, Entry], credentials: str | None) -> str | None:

@@ -32,6 +32,7 @@ def fetch_outline(
     small = {name: entry for name, entry in entries.items() if not excluded(name, (*_WEIGHTS, ".*"))}
     download_entries(uri, small, target, credentials=source.credentials)
     for folder, headers in _headers(uri, entries, source).items():
+        (target / folder).mkdir(parents=True, exist_ok=True)
         (target / folder / OUTLINE).write_text(json.dumps(headers), encoding="utf-8")
     log.info("model: %d small files, %s", len(small), human(sum(entry.size for entry in small.values())))
     check_model(target, uri, needs_tokenizer, needs_weights and not (target / OUTLINE).is_file())

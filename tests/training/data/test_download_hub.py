@@ -115,6 +115,34 @@ def test_a_repository_without_what_the_glob_excludes(hub: str, tmp_path: Path) -
     assert fetch("http://127.0.0.1:9", tmp_path, "hf://org/name", COMMIT, "original/*") == (0, f"False {wanted}")
 
 
+OUTLINE_PROGRAM = """
+import sys
+from pathlib import Path
+from finetune_api.locations import parse_location
+from finetune_trainer import transfer
+from finetune_trainer.memory_estimate import read_tensors
+from finetune_trainer.model_cache import ModelSource
+from finetune_trainer.model_outline import fetch_outline
+
+transfer.RETRY_SECONDS = 1.0
+folder = fetch_outline(ModelSource(parse_location(sys.argv[1]), sys.argv[2], "original/*"), Path(sys.argv[3]))
+print(read_tensors(folder), *sorted(path.name for path in folder.iterdir()))
+"""
+
+
+def test_the_outline_of_a_model_reads_headers_only(hub: str, tmp_path: Path) -> None:
+    weights = bytes(3_000_000)
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [1500, 1000], "data_offsets": [0, len(weights)]}}).encode()
+    for name in ("model.safetensors", "original/again.safetensors"):
+        (tmp_path / "repository" / name).write_bytes(len(header).to_bytes(8, "little") + header + weights)
+    environment = {**os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "hf")}
+    command = [sys.executable, "-c", OUTLINE_PROGRAM, "hf://org/name", COMMIT, str(tmp_path / "outline")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    tensors = "{'w': Tensor(shape=(1500, 1000), element_bytes=2, embedding=False)}"
+    assert result.stdout.strip() == f"{tensors} _TENSORS.json config.json tokenizer.json"
+
+
 @pytest.mark.parametrize(
     ("uri", "revision", "code", "words"),
     [
