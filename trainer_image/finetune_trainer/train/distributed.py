@@ -7,7 +7,7 @@ group of their own, so that they never wait for the GPU.
 import contextlib
 import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,19 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
+
+    def on_main(self, decide: Callable[[], Any]) -> Any:
+        """Rank 0's decision, or its error, on every rank."""
+        found: tuple[Any, Exception | None] = (None, None)
+        if self.main:
+            try:
+                found = (decide(), None)
+            except Exception as error:
+                found = (None, error)
+        decision, problem = self.from_main(found)
+        if problem is not None:
+            raise problem
+        return decision
 
     def barrier(self) -> None:
         if self.control is not None:

@@ -1,7 +1,5 @@
 """A job's training, top to bottom: data, model, adapter, resume, train, export, upload. Every rank runs it."""
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,11 @@ from finetune_api.batch import BatchPlan
 from finetune_api.status import EffectiveSettings
 from finetune_trainer.adapter_source import check_new_tokens
 from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, padded_length, prepare_tokenizer
-from finetune_trainer.errors import BadConfiguration, InputMissing, Interrupted, OutOfMemory
+from finetune_trainer.errors import BadConfiguration, Interrupted, OutOfMemory
 from finetune_trainer.positions import LENGTH_KEY, check_positions, virtual_tokens
 from finetune_trainer.steps import plan_steps, warmup_steps
 from finetune_trainer.tokenizer_source import tokenizer_directory
-from finetune_trainer.train import adapters, checkpoint, checkpoint_folder, export, remote, result
+from finetune_trainer.train import adapters, checkpoint, export, remote, result
 from finetune_trainer.train import model as models
 from finetune_trainer.train.adapter_steps import adapter_steps
 from finetune_trainer.train.advice import is_out_of_memory, memory_advice, volume_named
@@ -26,11 +24,11 @@ from finetune_trainer.train.console import logger
 from finetune_trainer.train.distributed import World, choose_precision, device_name, start_world
 from finetune_trainer.train.found import Found, load_found, save_found
 from finetune_trainer.train.fresh_model import check_vocabulary
+from finetune_trainer.train.keeping import Keeper
 from finetune_trainer.train.loop import Loop, Overflowed, Parts, Reporting
 from finetune_trainer.train.neftune import add_noise
 from finetune_trainer.train.optimizer import build_optimizer, build_schedule, restore_schedule
 from finetune_trainer.train.progress import Progress
-from finetune_trainer.train.resume import find_start
 from finetune_trainer.train.sampler import BatchShape
 from finetune_trainer.train.samples import Sampler
 from finetune_trainer.train.seeding import seed_all, seed_for
@@ -62,10 +60,10 @@ class Run:
         self.tracker: Tracker | None = None
         self.uploader: remote.Uploader | None = None
         self.world: World | None = None
+        self._keeper: Keeper
         self._precision = "fp32"
         self._found = Found()
         self._identity: dict[str, Any] = {}
-        self._only_remote: dict[int, float | None] = {}  # checkpoints of a volume that is gone, and their losses
         self.remarks: list[str] = []
 
     def train(self) -> None:
@@ -85,9 +83,10 @@ class Run:
 
     def _train(self) -> None:
         self.world = start_world(self.settings.use_cpu)
-        self._found = self._on_main(lambda: load_found(self.settings.places.records, self.settings.job.uid))
+        self._found = self._world.on_main(lambda: load_found(self.settings.places.records, self.settings.job.uid))
         self._set_numerics()
         tokenizer, data = self._load_data()
+        self._keeper = Keeper(self.settings, self._world, self.progress, self._identity)
         # The second pass, in fp32, begins after everything of the first one has left memory.
         trained = self._fit(tokenizer, data) or self._fit(tokenizer, data)
         if trained is None:
@@ -100,7 +99,7 @@ class Run:
         self._precision = self._found.precision or choose_precision(self.settings.precision, self._world.device)
         model, grew = self._load_model(tokenizer)
         loaded = Loaded(tokenizer, data, model, grew, self._make_task(model, tokenizer, data))
-        start = self._find_start()
+        start = self._keeper.find_start()
         state = self._restore(model, loaded.task, start)
         loop = self._build_loop(loaded, state, start)
         self.stop.at_once = None  # from here on there may be something to save
@@ -123,13 +122,7 @@ class Run:
                 f"the loss was not usable in fp16 after step {overflow.good_until}: the run goes on in fp32, which "
                 "takes more memory and time, from the newest checkpoint before that"
             )
-            for path in checkpoint_folder.complete_checkpoints(self.settings.places.checkpoints):
-                step = checkpoint_folder.step_of(path) or 0
-                if step > overflow.good_until:
-                    checkpoint_folder.remove(path)
-                    if self.uploader is not None:
-                        self.uploader.remove(step)
-        self._world.barrier()
+        self._keeper.drop_after(overflow.good_until)
         self._world.accelerator.free_memory()
 
     def _keep(self, found: Found) -> None:
@@ -240,45 +233,6 @@ class Run:
 
     # --- resuming ---------------------------------------------------------------------------------------------------
 
-    def _find_start(self) -> Path | None:
-        start = self._on_main(self._look_for_start)
-        return Path(start) if start is not None else None
-
-    def _on_main(self, decide: Callable[[], Any]) -> Any:
-        """Rank 0's decision, or its error, on every rank."""
-        found: tuple[Any, Exception | None] = (None, None)
-        if self._world.main:
-            try:
-                found = (decide(), None)
-            except Exception as error:
-                found = (None, error)
-        decision, problem = self._world.from_main(found)
-        if problem is not None:
-            raise problem
-        return decision
-
-    def _look_for_start(self) -> Path | None:
-        settings = self.settings
-        start = find_start(
-            settings.places.checkpoints,
-            settings.resume,
-            job_uid=settings.job.uid,
-            identity=json.loads(json.dumps(self._identity)),
-            fetch=self._fetch,
-            own_only=settings.own_checkpoints_only,
-        )
-        for notice in start.notices:
-            self.progress.notice(notice)
-        if settings.remote and start.checkpoint is not None:
-            self._only_remote = remote.only_there(settings.remote, settings.places.checkpoints, settings.job.uid)
-        return start.checkpoint
-
-    def _fetch(self, job_uid: str | None) -> Path | None:
-        spec = self.settings.resolved.spec
-        if not spec.checkpoints_remote or (spec.debug and spec.debug.skip_checkpoint_download):
-            return None
-        return remote.fetch_newest(spec.checkpoints_remote, self.settings.places.checkpoints, job_uid)
-
     def _restore(self, model: Any, task: Task, start: Path | None) -> TrainerState:
         if start is None:
             return TrainerState()
@@ -304,7 +258,7 @@ class Run:
         if not self._world.main or self.uploader is not None or self.tracker is not None:
             return
         if settings.remote:
-            self.uploader = remote.Uploader(settings.remote, self.progress.notice)
+            self.uploader = self._keeper.uploader = remote.Uploader(settings.remote, self.progress.notice)
         plan = tracking_settings(settings)
         if plan is not None:
             self.tracker = Tracker(plan)
@@ -339,7 +293,7 @@ class Run:
         reporting = Reporting(
             self.progress,
             self._metrics,
-            lambda current: self._save(parts, current),
+            lambda current: self._keeper.save(parts, current),
             self._stopping,
             sampler.write if sampler is not None else None,
         )
@@ -418,41 +372,6 @@ class Run:
             f"{shape.per_device} x {shape.accumulation} accumulated x {shape.world_size} processes"
         )
 
-    def _save(self, parts: Parts, state: TrainerState) -> None:
-        """Writes a checkpoint on rank 0, while the others wait."""
-        if self._world.main:
-            folder = self.settings.places.checkpoints
-            path = checkpoint.save_checkpoint(
-                folder,
-                model=parts.plain,
-                optimizer=parts.optimizer,
-                scaler=parts.scaler,
-                objective=parts.objective,
-                state=state,
-                facts={"jobUid": self.settings.job.uid, "attempt": self.settings.attempt, "identity": self._identity},
-            )
-            self._log(f"saved {path.name}")
-            if self.uploader is not None:
-                self.uploader.send(path)
-            for step in self._prune(folder, state):
-                if self.uploader is not None:
-                    self.uploader.remove(step)
-            self.progress.update(checkpoints=checkpoint_folder.report_checkpoints(folder)[-50:])
-        self._world.barrier()
-
-    def _prune(self, folder: Path, state: TrainerState) -> list[int]:
-        """Retention, after a checkpoint was written; the removed steps."""
-        loop = self.settings.loop
-        # Not always the newest by its number: one that was damaged may have been skipped, and still lie there.
-        keep = {state.step, state.best_step or state.step}
-        if loop.keep_best is not None:
-            removed = checkpoint_folder.prune_to_best(folder, loop.keep_best, keep, self._only_remote)
-        else:
-            removed = checkpoint_folder.prune(folder, loop.save_total_limit, keep, self._only_remote)
-        for step in removed:
-            self._only_remote.pop(step, None)
-        return removed
-
     def _stopping(self) -> bool:
         return self.stop.requested
 
@@ -480,21 +399,10 @@ class Run:
             )
         if not self.settings.loop.load_best or best is None or best == state.step:
             return state
-        folder = checkpoint_folder.checkpoint_path(self.settings.places.checkpoints, best)
-        self._on_main(lambda: self._bring(folder, best))
-        checkpoint.load_weights(model, folder)
+        checkpoint.load_weights(model, self._keeper.of_step(best))
         why = "early stopping" if self.settings.loop.patience is not None else "load_best_model_at_end"
         self._remark(f"{why}: the result is that of step {best} (evaluation loss {state.best_metric:.4f})")
         return replace(state, step=best, eval_loss=state.best_metric)
-
-    def _bring(self, best: Path, step: int) -> None:
-        """The checkpoint of the best step: on a new volume there is only the newest."""
-        source, folder = self.settings.resolved.spec.checkpoints_remote, self.settings.places.checkpoints
-        if not best.is_dir() and (source is None or remote.fetch_step(source, folder, step) is None):
-            raise InputMissing(
-                f"{best.name}, which had the best evaluation, is neither in {folder} nor in checkpointsRemote; "
-                "without training_args.load_best_model_at_end and early stopping the result is the last one"
-            )
 
     def _remark(self, text: str) -> None:
         """What the last report says beside its numbers."""
