@@ -35,7 +35,7 @@ class SFTArguments(SpecModel):
 
     max_seq_length: SequenceLength = Field(
         2048,
-        description="Maximum input sequence length in tokens. Longer sequences are treated as overlength says, and counted.",
+        description="Maximum input sequence length in tokens. Longer ones are treated as overlength says, and counted.",
     )
     save_name_if_new_basemodel: FolderName = Field(
         "checkpoint-new-basemodel", description="If a new basemodel is saved, it is saved with this name."

@@ -174,9 +174,7 @@ def test_an_explicit_precision_fails_and_names_the_way_out(
 ) -> None:
     overflow_after(1, math.nan)
     config = make_config(spec={"run_conf": {"model_args": {"torch_dtype": "float32"}}})  # not left to the device
-    with pytest.raises(
-        TrainerError, match=r"loss was nan in the 3 steps up to step 4.*training_args.bf16"
-    ):
+    with pytest.raises(TrainerError, match=r"loss was nan in the 3 steps up to step 4.*training_args.bf16"):
         train_here(config)
 
 
