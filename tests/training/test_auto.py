@@ -52,6 +52,20 @@ def test_only_sizes_that_keep_the_total_are_tried(total: int, largest: int, proc
     assert sizes_to_try(total, largest, processes) == sizes
 
 
+@pytest.mark.parametrize(("processes", "per_device", "accumulation"), [(1, 6, 4), (2, 6, 2), (3, 4, 2), (8, 3, 1)])
+def test_what_was_found_is_a_limit_for_other_numbers_of_processes(
+    make_config: Any, processes: int, per_device: int, accumulation: int
+) -> None:
+    """A later attempt may be granted fewer GPUs: the total stays, and no device gets more than what fitted."""
+    from finetune_trainer.train.auto import plan_with
+    from finetune_trainer.train.found import Found
+    from finetune_trainer.train.settings import read_settings, read_spec
+
+    job = make_config(total=24, per_device=24, spec={"overrides": {"auto": ["per_device_batch"]}})
+    plan = plan_with(Found(per_device_batch=6), read_settings(job, read_spec(job)), processes)
+    assert (plan.per_device, plan.accumulation) == (per_device, accumulation)
+
+
 @pytest.mark.parametrize("lora", [DROPOUT, False], ids=["lora with dropout", "full"])
 def test_the_largest_batch_that_fits_trains_as_if_it_had_been_given(
     train_here: Any, make_config: Any, no_room_above: Any, lora: Any

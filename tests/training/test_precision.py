@@ -129,6 +129,28 @@ def overflow_after(monkeypatch: pytest.MonkeyPatch) -> Any:
     return arm
 
 
+def test_the_model_of_fp16_leaves_memory_before_the_one_of_fp32_comes(
+    train_here: Any, make_config: Any, half_here: None, overflow_after: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import weakref
+
+    from finetune_trainer.train import model as models
+
+    load, loaded = models.load_model, []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        assert [one for one in loaded if one() is not None] == [], "two models at once"
+        model = load(*args, **kwargs)
+        loaded.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(models, "load_model", watched)
+    overflow_after(3, math.nan)
+    run = train_here(make_config(lora=True, training_args={"max_steps": 6, "save_steps": 1}))
+    assert run.report.effective.precision == "fp32"
+    assert len(loaded) == 2
+
+
 @pytest.mark.parametrize("kind", BREAKS)
 def test_an_overflow_in_the_middle_goes_on_from_the_last_good_checkpoint(
     train_here: Any, make_config: Any, half_here: None, overflow_after: Any, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -159,6 +181,14 @@ def test_a_later_attempt_begins_in_fp32(
     second = train_here(config, work=first.work)
     assert second.report.effective.precision == "fp32"
     assert not any("not usable in fp16" in notice for notice in second.notices)
+
+
+def test_a_run_that_is_shorter_than_the_patience_with_it(
+    train_here: Any, make_config: Any, half_here: None, overflow_after: Any
+) -> None:
+    overflow_after(0, math.nan)
+    run = train_here(make_config(training_args={"max_steps": 1}))
+    assert (run.report.effective.precision, run.losses) == ("fp32", {1: pytest.approx(5.829485)})
 
 
 def test_a_single_bad_step_is_skipped(train_here: Any, make_config: Any, half_here: None, overflow_after: Any) -> None:

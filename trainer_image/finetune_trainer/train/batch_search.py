@@ -4,7 +4,6 @@ The total batch stays what it is: only sizes that divide a process's share of it
 makes up for the rest. Sizes are tried from the largest down, since running out of memory shows within one step.
 """
 
-import gc
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,6 +11,7 @@ import torch
 from finetune_trainer.errors import OutOfMemory
 from finetune_trainer.train.advice import is_out_of_memory
 from finetune_trainer.train.batches import Examples, StepPlan
+from finetune_trainer.train.distributed import release_memory
 from finetune_trainer.train.stepper import Stepper
 
 
@@ -70,6 +70,4 @@ def _fill_optimizer(stepper: Stepper) -> None:
 
 def _tidy(stepper: Stepper) -> None:
     stepper.optimizer.zero_grad(set_to_none=True)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    release_memory()

@@ -253,13 +253,14 @@ class Loop:
         (loss,) = self.parts.world.sum([float(share)])
         vanished = loss == 0 and plan.weight > 0 and self.parts.objective.perplexity
         self._bad_steps = self._bad_steps + 1 if vanished or not math.isfinite(loss) else 0
-        if self._bad_steps >= BAD_STEPS:
+        limit = min(BAD_STEPS, self.total_steps)
+        if self._bad_steps >= limit:
             step = self.state.step + 1
             raise Overflowed(
-                f"the training loss was {loss} in the {BAD_STEPS} steps up to step {step}, beyond what fp16 can hold: "
+                f"the training loss was {loss} in the {limit} steps up to step {step}, beyond what fp16 can hold: "
                 "use training_args.bf16 where the GPU has it, or fp32 (neither key, and torch_dtype: float32); "
                 "overrides.auto: [precision] chooses by itself and goes over to fp32",
-                good_until=step - BAD_STEPS,
+                good_until=step - limit,
             )
 
     def _evaluate(self) -> bool:

@@ -21,7 +21,7 @@ from finetune_trainer.train.advice import is_out_of_memory, memory_advice, volum
 from finetune_trainer.train.auto import Search, plan_with, rate_with
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger
-from finetune_trainer.train.distributed import World, choose_precision, device_name, start_world
+from finetune_trainer.train.distributed import World, choose_precision, device_name, release_memory, start_world
 from finetune_trainer.train.found import Found, load_found, save_found
 from finetune_trainer.train.fresh_model import check_vocabulary
 from finetune_trainer.train.keeping import Keeper
@@ -87,10 +87,11 @@ class Run:
         self._set_numerics()
         tokenizer, data = self._load_data()
         self._keeper = Keeper(self.settings, self._world, self.progress, self._identity)
-        # The second pass, in fp32, begins after everything of the first one has left memory.
-        trained = self._fit(tokenizer, data) or self._fit(tokenizer, data)
+        trained = self._fit(tokenizer, data)
         if trained is None:
-            raise RuntimeError("the run fell back to fp32 twice")
+            release_memory()  # what is left of the first pass, before the model is loaded a second time
+            trained = self._fit(tokenizer, data)
+        assert trained is not None, "only fp16 overflows, and the second pass is in fp32"
         loaded, state = trained
         self._export(loaded, self._restore_best(loaded.model, state))
 
