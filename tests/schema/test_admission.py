@@ -7,10 +7,14 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune_api.manifest import load_manifests
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 Kubectl = Callable[..., Any]
 
 
@@ -51,6 +55,14 @@ def post(cluster: Any) -> Iterator[Callable[[dict[str, Any]], tuple[int, str]]]:
 def test_accepted_manifests_are_admitted(post: Callable[..., Any], accepted: dict[str, Any]) -> None:
     code, message = post(accepted["manifest"])
     assert code == 201, message
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_are_admitted(post: Callable[..., Any], path: Path) -> None:
+    for manifest in load_manifests(path.read_text(encoding="utf-8"), path.name):
+        if manifest.kind == "FineTuneJob":
+            code, message = post(manifest.document)
+            assert code == 201, message
 
 
 def test_refused_manifests_are_refused_with_the_message(post: Callable[..., Any], refused: dict[str, Any]) -> None:
