@@ -30,6 +30,7 @@ ROLE_CACHE = "model-cache"
 ROLE_CHECKPOINTS = "checkpoints"
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 LABEL_WORKLOAD_PRIORITY = "kueue.x-k8s.io/priority-class"
+LABEL_WORKLOAD_JOB_UID = "kueue.x-k8s.io/job-uid"  # on Kueue's Workload of a Job
 
 # Paths inside download and train pods.
 CONFIG_DIR = "/etc/finetune"

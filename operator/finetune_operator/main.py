@@ -25,11 +25,12 @@ from .kube.errors import ApiError, UnreachableError
 from .leader import LeaderElection, LeadershipLostError
 from .metrics import Metrics
 from .progress import ProgressPoller
-from .reconcile import KUEUE_GROUP, Reconciler
+from .reconcile import Reconciler
 from .settings import Settings, SettingsError
 from .sweep import Sweeper
 from .transport import Transport
 from .workers import work
+from .workloads import KUEUE_GROUP
 from .workqueue import WorkQueue
 
 Key = tuple[str, str]
@@ -61,7 +62,7 @@ class Operator:
         self._config = config
         self._metrics = Metrics()
         self._stop = asyncio.Event()
-        self._kueue: tuple[bool, float] = (False, -KUEUE_CHECK_SECONDS)
+        self._kueue: tuple[str | None, float] = (None, -KUEUE_CHECK_SECONDS)
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -102,7 +103,7 @@ class Operator:
         queue: WorkQueue[Key] = WorkQueue(clock)
         poller = ProgressPoller(session, settings.progress_seconds, queue.add, _now)
         reconciler = Reconciler(
-            client, session, poller, settings=settings, now=_now, has_kueue=lambda: self._has_kueue(client)
+            client, session, poller, settings=settings, now=_now, kueue_version=lambda: self._kueue_version(client)
         )
         transport = Transport(self._config, settings.watch_namespace, queue.add)
         sweeper = Sweeper(
@@ -164,13 +165,13 @@ class Operator:
                 told = True
             await asyncio.sleep(CRD_CHECK_SECONDS)
 
-    async def _has_kueue(self, client: KubeClient) -> bool:
+    async def _kueue_version(self, client: KubeClient) -> str | None:
         """Asked at most twice a minute: an old answer does no harm, since the Job is suspended either way."""
-        present, asked_at = self._kueue
+        version, asked_at = self._kueue
         if time.monotonic() - asked_at >= KUEUE_CHECK_SECONDS:
-            present = await client.serves(KUEUE_GROUP)
-            self._kueue = (present, time.monotonic())
-        return present
+            version = await client.serves(KUEUE_GROUP)
+            self._kueue = (version, time.monotonic())
+        return version
 
     async def _unless_stopped(self, work_first: Coroutine[Any, Any, None]) -> bool:
         """Await something that may take for ever; False if a signal came first."""

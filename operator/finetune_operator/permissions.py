@@ -44,6 +44,7 @@ RULES: tuple[Rule, ...] = (
     Rule("", "configmaps", ("get", "list", "create", "delete"), "the frozen configuration of a try; deleted by ttl"),
     Rule("", "services", ("get", "list", "create", "delete"), "names for the pods of several nodes; deleted by ttl"),
     Rule("", "events", ("list", "create"), "reasons why children wait; the job's own story"),
+    Rule("kueue.x-k8s.io", "workloads", ("list",), "why a queued Job waits, where there is Kueue"),
 )
 
 # In the operator's own namespace.

@@ -27,6 +27,9 @@ for each; a test compares both. No Secrets: pods take them by reference.
 - apiGroups: [""]
   resources: [events]
   verbs: [list, create]
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list]
 {{- end -}}
 
 {{/* Which replica works; in the release namespace only. */}}

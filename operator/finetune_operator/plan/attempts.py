@@ -18,13 +18,19 @@ def try_number(job: Object) -> int:
 
 
 def with_live_jobs(
-    recorded: list[Object], jobs: tuple[Object, ...], pods: tuple[Object, ...], suspended: bool, now: str
+    recorded: list[Object],
+    jobs: tuple[Object, ...],
+    pods: tuple[Object, ...],
+    suspended: bool,
+    now: str,
+    evictions: dict[str, str] | None = None,
 ) -> list[Object]:
-    """The recorded attempts, continued by what the train Jobs and their pods show now. `suspended`: by the user."""
+    """The recorded attempts, continued by what the train Jobs and their pods show now. `suspended`: by the user;
+    `evictions`: Job uid -> why its queue took the resources back."""
     attempts = [dict(attempt) for attempt in recorded]
     for job in sorted(jobs, key=try_number):
         own = tuple(pod for pod in pods if owned_by(pod, job))
-        _continue_with(attempts, job, own, now)
+        _continue_with(attempts, job, own, now, (evictions or {}).get(job["metadata"].get("uid") or ""))
     alive = {job["metadata"]["name"] for job in jobs}
     for attempt in attempts:
         if not attempt.get("endTime") and attempt["job"] not in alive:
@@ -32,7 +38,9 @@ def with_live_jobs(
     return _capped(attempts)
 
 
-def _continue_with(attempts: list[Object], job: Object, pods: tuple[Object, ...], now: str) -> None:
+def _continue_with(
+    attempts: list[Object], job: Object, pods: tuple[Object, ...], now: str, evicted: str | None
+) -> None:
     name = job["metadata"]["name"]
     own = [attempt for attempt in attempts if attempt["job"] == name]
     current = own[-1] if own else None
@@ -56,7 +64,8 @@ def _continue_with(attempts: list[Object], job: Object, pods: tuple[Object, ...]
     if endings.ended(job):
         _close(current, endings.classify(job, pods, constants.ROLE_TRAIN), now)
     elif not leader and current.get("startTime") and (job.get("spec") or {}).get("suspend"):
-        _close(current, End(RESUME, "Preempted", "the queue took the resources back"), now)
+        current.pop("message", None)  # the pod's last words were that it was told to stop; this is why
+        _close(current, End(RESUME, "Preempted", evicted or "the queue took the resources back"), now)
     elif leader and "deletionTimestamp" in leader["metadata"]:
         _note_last_words(current, leader)
 

@@ -6,6 +6,7 @@ from ..builders.config_map import download_config
 from ..builders.download_job import download_job
 from . import attempts, endings, times
 from .context import SETTLE_SECONDS, Context, pod_ended
+from .queueing import queued
 from .retry import next_try
 from .types import (
     DOWNLOADING,
@@ -55,6 +56,8 @@ def _start(context: Context, number: int) -> Step:
 def _follow(context: Context, job: Object) -> Verdict:
     if "deletionTimestamp" in job["metadata"]:
         return Verdict(PENDING, "DownloadDeleted", "the download Job is being deleted; a new one follows", requeue=5)
+    if (job.get("spec") or {}).get("suspend"):  # a Kueue that manages every Job holds it like any other
+        return queued(context, job, PENDING)
     pods = endings.newest_by_index(context.pods_of(job))
     if any((pod.get("status") or {}).get("phase") == "Running" or pod_ended(pod) for pod in pods):
         return Verdict(DOWNLOADING, "Downloading", "model and data are being downloaded and checked")

@@ -21,6 +21,7 @@ from .drift import repair
 from .identity import identified
 from .notices import notices
 from .outcome import settle
+from .queueing import evictions, mirrored
 from .running import follow
 from .spec_hash import spec_hash
 from .stale import stop_stale
@@ -101,7 +102,9 @@ def _context(observed: Observed, request: Request, settings: Settings, now: date
     recorded = (observed.status.get("attempts") or []) if same else []
     jobs = tuple(jobs_of(observed, constants.ROLE_TRAIN, request.training))
     suspended = bool((observed.job.get("spec") or {}).get("suspend"))
-    history = attempts.with_live_jobs(recorded, jobs, observed.pods, suspended, times.render(now))
+    history = attempts.with_live_jobs(
+        recorded, jobs, observed.pods, suspended, times.render(now), evictions(observed.workloads)
+    )
     return Context(observed, identified(request, observed.checkpoints), settings, now, history)
 
 
@@ -134,7 +137,9 @@ def _status(observed: Observed, context: Context | None, verdict: Verdict, now: 
     else:
         status.pop("completionTime", None)
     alerts = _alerts(status, context, verdict)
-    status["conditions"] = conditions(verdict, alerts, before.get("conditions") or [], generation, moment)
+    previous = before.get("conditions") or []
+    mirror = mirrored(context, previous)
+    status["conditions"] = conditions(verdict, alerts, previous, generation, moment, mirror)
     return status
 
 

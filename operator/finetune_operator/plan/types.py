@@ -42,6 +42,7 @@ class Observed:
     services: tuple[Object, ...] = ()  # likewise
     warnings: tuple[Object, ...] = ()  # Events of type Warning about children that do not get on
     kueue: bool = True
+    workloads: tuple[Object, ...] = ()  # Kueue's, of Jobs that it holds or has just started
     progress: Object | None = None  # the running pod's newest answer to GET /progress
     tracked_run: TrackedRun | None = None
     tracking_error: str = ""
