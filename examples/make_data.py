@@ -59,13 +59,15 @@ def sentences(*topics: str) -> list[str]:
 
 
 def preferences() -> list[Row]:
-    """The quickstart's dialogues: the right answer is chosen, the next dialogue's is rejected."""
-    rows = [row["messages"] for row in dialogues()]
-    return [
-        {"prompt_messages": [question], "chosen_messages": [answer], "rejected_messages": [other]}
-        for (question, answer), (_, other) in zip(rows, rows[1:] + rows[:1], strict=True)
-        if answer != other
-    ]
+    """The quickstart's dialogues: the answer is chosen, its words in reverse order are rejected."""
+    rows = []
+    for row in dialogues():
+        question, answer = row["messages"]
+        words = answer["content"].split()
+        if len(words) > 2:
+            other = {**answer, "content": " ".join(reversed(words))}
+            rows.append({"prompt_messages": [question], "chosen_messages": [answer], "rejected_messages": [other]})
+    return rows
 
 
 def long_chats() -> list[Row]:

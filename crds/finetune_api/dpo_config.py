@@ -32,7 +32,7 @@ REFUSED: dict[str, str] = {
     "router_aux_loss_coef": "the balancing loss of mixture-of-experts models is not added; remove it",
     "dataset_num_proc": "rows are tokenised by all cores anyway; remove it",
     "truncation_mode": "dpo_args.overlength: truncate keeps the start; remove it",
-    "padding_free": "TRL itself ignores it since 1.0; remove it",
+    "padding_free": "TRL itself ignores it today; remove it",
     "pad_to_multiple_of": "sequences are padded to the longest of a batch; remove it",
     "precompute_ref_batch_size": "batchsize_conf.per_device_eval_batch_size is used; remove it",
     "loss_weights": "one loss is trained, dpo_args.loss_type; remove it",
@@ -43,7 +43,7 @@ REFUSED: dict[str, str] = {
 DEFAULTS: dict[str, str] = {
     "learning_rate": "1e-6 with method dpo here too",
     "logging_steps": "500, as with every method",
-    "gradient_checkpointing": "off, as with every method: it saves memory and costs a third of the speed",
+    "gradient_checkpointing": "off, as with every method: it trades speed for memory",
     "bf16": "chosen by the device, as with every method",
 }
 

@@ -40,7 +40,7 @@ def derived_files() -> dict[str, str]:
         "docs/reference/finetunejob-spec.md": reference.spec_page(spec),
         "docs/reference/finetunejob-status.md": reference.status_page(status_schema()),
         "docs/reference/training-args.md": reference.training_args_page(),
-        "docs/reference/parameters.md": parameters_page.parameters_page(),
+        "docs/reference/parameters.md": parameters_page.parameters_page(spec),
         "docs/reference/adapters.md": reference_adapters.adapters_page(),
     }
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import posixpath
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 Scheme = Literal["local", "hf", "s3", "gs", "az", "http", "https", "pvc", "configmap", "dataset"]
 SCHEMES: tuple[Scheme, ...] = ("hf", "s3", "gs", "az", "http", "https", "pvc", "configmap", "dataset")
 BUCKETS: tuple[Scheme, ...] = ("s3", "gs", "az")
+
+
+_OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
 class LocationError(ValueError):
@@ -72,6 +76,11 @@ def parse_location(text: str) -> Location:
         raise LocationError(f"{text!r} names no key of a ConfigMap; {_FORM[scheme]}")
     if scheme == "dataset" and path:
         raise LocationError(f"{text!r} has a path, but a dataset's name is all; {_FORM[scheme]}")
+    if scheme in ("pvc", "configmap", "dataset") and not _OBJECT_NAME.fullmatch(container):
+        raise LocationError(
+            f"{container!r} in {text!r} cannot be the name of an object in the cluster; names have small letters, "
+            "digits, '-' and '.'"
+        )
     return Location(scheme, container, path)
 
 

@@ -37,12 +37,16 @@ _PROMPT_SHAPE = (
     ("num_attention_heads", "PEFT takes it from the model; remove it"),
     ("num_layers", "PEFT takes it from the model; remove it"),
 )
+_PAST_EMBEDDINGS = (
+    "modules_to_save",
+    "with learned prompts PEFT reads the original embeddings, past a trained copy of them; use LORA or PREFIX_TUNING",
+)
 _CONVOLUTION = ("use_effective_conv2d", "language models have no such layers; remove it")
 _ONE_TASK = "rows carry no task, so there is one; remove it"
 _BIAS = ("bias", "only LORA trains biases in this version; remove it")
 _NOT_LORAS = tuple(
     (name, f"{name} is a variant of LORA that ADALORA ignores; remove it")
-    for name in ("use_dora", "lora_bias", "use_rslora", "alpha_pattern", "ensure_weight_tying", "target_parameters")
+    for name in ("use_dora", "lora_bias", "use_rslora", "alpha_pattern", "target_parameters")
 )
 _LORA_VARIANTS = (
     ("megatron_config", "Megatron's layers are not used in this version; remove it"),
@@ -53,6 +57,10 @@ _LORA_VARIANTS = (
     ("use_qalora", "QALoRA needs a GPTQ-quantised base model, and bits-and-bytes is the only kind here; remove it"),
     ("qalora_group_size", "QALoRA needs a GPTQ-quantised base model; remove it"),
     ("velora_config", "VeLoRA approximates gradients and is not supported in this version; remove it"),
+    (
+        "ensure_weight_tying",
+        "PEFT merges a tied adapter twice; without it embedding and head get weights of their own",
+    ),
 )
 
 PEFT_TYPES: dict[str, PeftType] = {
@@ -105,33 +113,43 @@ PEFT_TYPES: dict[str, PeftType] = {
         quantised=True,
         virtual_tokens=True,
         required=("num_virtual_tokens",),
-        arguments=(*_PROMPT_SHAPE, ("tokenizer_name_or_path", _TOKENIZER), ("tokenizer_kwargs", _TOKENIZER)),
+        grows=False,
+        arguments=(
+            *_PROMPT_SHAPE,
+            _PAST_EMBEDDINGS,
+            ("tokenizer_name_or_path", _TOKENIZER),
+            ("tokenizer_kwargs", _TOKENIZER),
+        ),
+        note="The first token of a row is no target, as with other types, though PEFT could predict it.",
     ),
     "MULTITASK_PROMPT_TUNING": PeftType(
         "Learned embeddings with a low-rank part per task; trained as one task, number 0.",
         merges=False,
         quantised=True,
+        grows=False,
         continues=False,
         virtual_tokens=True,
         required=("num_virtual_tokens",),
         arguments=(
             *_PROMPT_SHAPE,
+            _PAST_EMBEDDINGS,
             ("tokenizer_name_or_path", _TOKENIZER),
             ("tokenizer_kwargs", _TOKENIZER),
             ("num_tasks", _ONE_TASK),
             ("prompt_tuning_init_task", _ONE_TASK),
             ("prompt_tuning_init_state_dict_path", "a file in the pod; remove it"),
         ),
-        note="Using the adapter needs task_ids of 0.",
+        note="The result is exported as the PROMPT_TUNING adapter that it equals, since PEFT cannot generate with it.",
     ),
     "P_TUNING": PeftType(
         "Embeddings before every row, made by a small network.",
         merges=False,
         quantised=True,
+        grows=False,
         continues=False,
         virtual_tokens=True,
         required=("num_virtual_tokens",),
-        arguments=_PROMPT_SHAPE,
+        arguments=(*_PROMPT_SHAPE, _PAST_EMBEDDINGS),
         note="The saved adapter holds the embeddings, not the network; a job's own checkpoints hold both.",
     ),
     "PREFIX_TUNING": PeftType(
@@ -151,10 +169,10 @@ PEFT_TYPES: dict[str, PeftType] = {
     ),
     "POLY": PeftType(
         "A mixture of LoRA skills per task; trained as one task, number 0.",
-        merges=False,
         continues=False,
         arguments=(("n_tasks", _ONE_TASK),),
-        note="Using the adapter needs task_ids of 0.",
+        note="The result is exported as the LORA adapter that it equals, since PEFT cannot generate with it. Not with "
+        "gradient_checkpointing.",
     ),
     "XLORA": PeftType(
         "A gate over LoRA adapters that exist already.",

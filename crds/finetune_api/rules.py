@@ -16,7 +16,7 @@ from finetune_api.placement import PlacementError, place
 from finetune_api.rules_adapters import check_adapter, check_quantization
 from finetune_api.rules_data import check_pairs, check_text_files
 from finetune_api.rules_evaluation import check_auto, check_evaluation_conf
-from finetune_api.rules_model import check_model_hyperparameters, check_noise, check_plain_text
+from finetune_api.rules_model import check_model_hyperparameters, check_plain_text
 from finetune_api.rules_preference import check_preference
 from finetune_api.rules_training import check_training_args
 from finetune_api.support import check_support
@@ -176,7 +176,11 @@ def _check_location(
     if location.scheme not in schemes:
         yield Violation(where, f"{location.scheme}:// cannot be used here; use {', '.join(_shown(schemes))}")
     elif file and not location.path and location.scheme not in ("hf", "dataset"):
-        yield Violation(where, f"{text!r} names no file; write the whole path of the JSONL file")
+        yield Violation(where, f"{text!r} names no file or folder; write its whole path")
+    elif file and not location.path and location.scheme == "hf" and not location.container.startswith("datasets/"):
+        yield Violation(
+            where, f"{text!r} is a model's repository; write hf://datasets/{location.container} for a dataset"
+        )
 
 
 def _shown(schemes: tuple[str, ...]) -> list[str]:
@@ -264,7 +268,6 @@ RULES: tuple[Callable[[Spec], Iterator[Violation]], ...] = (
     check_data,
     check_plain_text,
     check_model_hyperparameters,
-    check_noise,
     check_locations,
     check_device_map,
     check_attention,

@@ -48,8 +48,8 @@ def check_adapter(spec: Spec) -> Iterator[Violation]:
         yield Violation(("mergeAdapter",), cannot_merge_message(peft_type))
     arguments = _section(spec, "training_args")
     for key in ("gradient_checkpointing", "activation_checkpointing"):
-        if peft_type == "PREFIX_TUNING" and arguments.get(key) is True:
-            yield Violation(("training_args", key), f"{key} does not work with PREFIX_TUNING; remove it")
+        if peft_type in ("PREFIX_TUNING", "POLY") and arguments.get(key) is True:
+            yield Violation(("training_args", key), f"{key} does not work with {peft_type}; remove it")
 
 
 def check_quantization(spec: Spec) -> Iterator[Violation]:

@@ -1,4 +1,4 @@
-"""The rules of plain text (method clm), of a model that is trained from scratch, and of noise on its embeddings."""
+"""The rules of plain text (method clm), and of a model that is trained from scratch."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,7 +17,9 @@ SIZES_OF_SCRATCH = (
     "a pretrained model keeps the sizes that its weights have; remove {key}, or set run_conf.from_scratch: true"
 )
 SCRATCH_ADAPTER = "an adapter on random weights would learn nothing of use; with from_scratch set peft_type: NO_PEFT"
-NOISE = "noise on embeddings would reach the reference model of method dpo too; remove neftune_noise_alpha"
+DROPOUT_OFF = (
+    "method dpo switches all dropout off unless dpo_args.disable_dropout is false; set that, or remove dropout"
+)
 SCRATCH_QUANTISED = "a model from scratch has no weights to quantise; remove quant_conf"
 
 
@@ -45,6 +47,9 @@ def check_plain_text(spec: Mapping[str, Any]) -> Iterator[Violation]:
 def check_model_hyperparameters(spec: Mapping[str, Any]) -> Iterator[Violation]:
     """Sizes need a model from scratch; one of those takes no adapter and no quantisation."""
     run_conf = _section(spec, "run_conf")
+    dropout = _section(run_conf, "model_hyperparameters").get("dropout")
+    if spec.get("method") == "dpo" and dropout and _section(spec, "dpo_args").get("disable_dropout") is not False:
+        yield Violation(("run_conf", "model_hyperparameters", "dropout"), DROPOUT_OFF)
     if run_conf.get("from_scratch") is True:
         if _section(spec, "peft_conf").get("peft_type", "NO_PEFT") != "NO_PEFT":
             yield Violation(("peft_conf", "peft_type"), SCRATCH_ADAPTER)
@@ -55,9 +60,3 @@ def check_model_hyperparameters(spec: Mapping[str, Any]) -> Iterator[Violation]:
     for key in SIZES:
         if _section(run_conf, "model_hyperparameters").get(key) is not None:
             yield Violation(("run_conf", "model_hyperparameters", key), SIZES_OF_SCRATCH.format(key=key))
-
-
-def check_noise(spec: Mapping[str, Any]) -> Iterator[Violation]:
-    """NEFTune is for methods without a reference model."""
-    if spec.get("method") == "dpo" and _section(spec, "training_args").get("neftune_noise_alpha") is not None:
-        yield Violation(("training_args", "neftune_noise_alpha"), NOISE)

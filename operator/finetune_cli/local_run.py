@@ -39,9 +39,11 @@ class LocalRun:
         self.resolved = self._resolve(args)
 
     def _resolve(self, args: argparse.Namespace) -> ResolvedSpec:
-        from finetune_cli import local_job
+        from finetune_cli import local_job, local_machine
 
-        spec = dict(self.job.spec)
+        spec, changed = local_machine.fitted(dict(self.job.spec), local_machine.gpus_here())
+        for text in changed:
+            terminal.note(text)
         for key in local_job.ignored_keys(spec):
             terminal.note(f"spec.{key} means nothing without a cluster and is ignored")
         if not spec.get("tracking"):

@@ -136,6 +136,39 @@ def test_more_epochs_may_be_asked_for(two_checkpoints: Any, train_here: Any, mak
     assert max(longer.losses) == 18
 
 
+def test_changed_numbers_of_the_optimizer_count_from_the_checkpoint_on(train_here: Any, make_config: Any) -> None:
+    """torch's load_state_dict would bring the old ones back without a word."""
+
+    def config(**arguments: Any) -> Any:
+        return make_config(per_device=4, training_args={"lr_scheduler_type": "constant", **arguments})
+
+    first = train_here(config(), stop_after=3)
+    shutil.copytree(first.work, first.work.with_name("copy"))
+    changed = config(learning_rate=1e-4, weight_decay=0.5, adam_beta1=0.5)
+    second = train_here(changed, work=first.work)
+    rates = {entry["step"]: entry["learning_rate"] for entry in second.history()}
+    assert (rates[3], rates[4], rates[12]) == (5e-3, 1e-4, 1e-4)
+    losses = second.losses
+    assert losses != train_here(config(learning_rate=1e-4), work=first.work.with_name("copy")).losses
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.json"])
+def test_a_checkpoint_that_never_had_all_its_parts_is_refused(
+    two_checkpoints: Any, train_here: Any, make_config: Any, name: str
+) -> None:
+    """Whole by its own manifest, but of no use to go on from: nothing is left out silently."""
+    run, _ = two_checkpoints
+    folder = run.checkpoints / "checkpoint-2"
+    facts = manifest.read_facts(folder)
+    assert facts is not None
+    del facts["files"][name]
+    (folder / name).unlink()
+    (folder / "_COMPLETE.json").write_text(json.dumps(facts))
+    config = make_config(uid="job-2", per_device=2, spec={"run_conf": {"resume_from_checkpoint": str(folder)}})
+    with pytest.raises(BadConfiguration, match=rf"checkpoint-2 has no {name}; it cannot be continued"):
+        train_here(config)
+
+
 def test_starting_over_moves_an_earlier_job_aside(two_checkpoints: Any, train_here: Any, make_config: Any) -> None:
     run, _ = two_checkpoints
     fresh = train_here(make_config(uid="job-2", training_args={"max_steps": 1}), work=run.work)

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from finetune_api.generator.crd import spec_schema
 from finetune_api.job_config import JobConfig
 from finetune_api.manifest import load_manifests
+from finetune_api.peft_types import PEFT_TYPES
 from finetune_api.resolve import resolve
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.support import REFUSALS
@@ -31,7 +32,6 @@ from finetune_api.validation import validate_manifest
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 ROWS = 4  # of training data: all of them in each step
 STEPS = 4
-TYPES_WITH_TASKS = ("MULTITASK_PROMPT_TUNING", "POLY")  # PEFT asks which of them each row is of
 
 
 def jobs() -> dict[str, dict[str, Any]]:
@@ -198,13 +198,9 @@ def _check_result(checkpoints: Path, base: Path, resolved: Any) -> None:
     final, merged = checkpoints / "checkpoint-final", checkpoints / "checkpoint-final-merged"
     tokens = AutoTokenizer.from_pretrained(final)("The model is asked a question.", return_tensors="pt")
 
-    tasks = {"task_ids": torch.tensor([0])} if resolved.spec.peft_conf.peft_type in TYPES_WITH_TASKS else {}
-
     def logits(model: Any) -> Any:
         with torch.no_grad():
-            found = model.eval()(
-                input_ids=tokens["input_ids"], **(tasks if hasattr(model, "peft_config") else {})
-            ).logits.float()
+            found = model.eval()(input_ids=tokens["input_ids"]).logits.float()
         assert torch.isfinite(found).all()
         return found
 
@@ -227,6 +223,25 @@ def test_every_job_has_a_name_of_its_own() -> None:
     assert len(names) == len(set(names))
     for path, job in JOBS.items():
         assert job["metadata"]["name"] == Path(path).stem
+
+
+def test_there_is_one_of_each_kind() -> None:
+    specs = [job["spec"] for job in JOBS.values()]
+    types = {name for name, row in PEFT_TYPES.items() if row.refused is None} | {"NO_PEFT", "PRETRAINED_PEFT"}
+    assert {spec["peft_conf"]["peft_type"] for spec in specs} == types
+    assert {spec.get("method", "sft") for spec in specs} == {"sft", "dpo", "clm"}
+    quantised = [spec["quant_conf"] for spec in specs if "quant_conf" in spec]
+    assert {key for conf in quantised for key in ("load_in_8bit", "load_in_4bit") if conf.get(key)} == {
+        "load_in_8bit",
+        "load_in_4bit",
+    }
+    parts = [spec["data_conf"][part] for spec in specs for part in ("training_data", "validation_data")]
+    files = [dataset["path"] for part in parts for dataset in part.get("datasets", ())]
+    assert {Path(path).suffix for path in files} >= {".jsonl", ".csv", ".parquet", ".txt"}
+    assert {path.partition("://")[0] for path in files} == {"s3", "pvc", "configmap", "dataset", "hf"}
+    assert {part["type"] for part in parts} == {"CONCATENATION", "PRECOMPUTE_WEIGHTED_MIX", "AUTO_SPLIT"}
+    lengths = [spec["sft_args"].get("overlength", "drop") for spec in specs if "sft_args" in spec]
+    assert set(lengths) == {"drop", "truncate", "pack"}
 
 
 def test_the_index_lists_every_example() -> None:

@@ -125,3 +125,14 @@ def test_a_prompt_without_room_for_an_answer_is_refused(train_here: Any, make_co
     config = sampled(make_config, ["the cat " * 100], model=model)
     with pytest.raises(BadConfiguration, match=r"sample_prompts\[0\] has \d+ tokens, but the model has 70 positions"):
         train_here(config)
+
+
+def test_a_template_that_wants_more_than_a_prompt_is_told(base_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from finetune_trainer.train.samples import prompt_ids
+
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    tokenizer.chat_template = "{{ raise_exception('a system message first') }}"
+    with pytest.raises(BadConfiguration, match=r"refuses a single user's message \(a system message first\)"):
+        prompt_ids(tokenizer, "hello", chat=True)

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -148,6 +149,46 @@ def test_the_operators_run_is_continued(server: Server) -> None:
     tracker.log({"loss": 2.0}, 1)
     assert tracker.close("FINISHED").run_id == made.info.run_id
     assert server.history(made.info.run_id, "loss") == {1: 2.0}
+
+
+def test_small_files_are_stored_with_the_run(server: Server, tmp_path: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    tracker = Tracker(_settings(server.uri, job_uid="uid-files", tags={TAG_JOB_UID: "uid-files"}))
+    tracker.start()
+    tracker.keep("samples/step-1.json", '["the cat"]')
+    report = tracker.close("FINISHED")
+    assert report.message is None
+    path = MlflowClient(server.uri).download_artifacts(report.run_id, "samples/step-1.json", str(tmp_path))
+    assert Path(path).read_text(encoding="utf-8") == '["the cat"]'
+
+
+def test_a_store_without_a_place_for_files_gets_the_metrics(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is given up after some tries, and counted."""
+    from finetune_trainer.train import tracking
+    from finetune_trainer.train.mlflow_store import RestStore
+
+    tries: list[str] = []
+    given_up = threading.Event()
+
+    def refuse(self: RestStore, run_id: str, path: str, text: str) -> None:
+        tries.append(path)
+        if len(tries) == tracking.FILE_TRIES:
+            given_up.set()
+        raise OSError("no such bucket")
+
+    monkeypatch.setattr(RestStore, "put", refuse)
+    monkeypatch.setattr(tracking, "RETRY_SECONDS", (0.01,))
+    tracker = Tracker(_settings(server.uri, job_uid="uid-refused", tags={TAG_JOB_UID: "uid-refused"}))
+    tracker.keep("samples/step-1.json", "[]")
+    tracker.log({"loss": 2.0}, 1)
+    tracker.start()
+    assert given_up.wait(120)
+    report = tracker.close("FINISHED")
+    assert tries == ["samples/step-1.json"] * tracking.FILE_TRIES
+    assert server.history(report.run_id, "loss") == {1: 2.0}
+    assert report.message == "1 files were lost"
+    assert report.reachable is True
 
 
 def test_a_run_that_does_not_exist_is_said_and_nothing_waits(server: Server) -> None:

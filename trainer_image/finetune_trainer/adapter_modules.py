@@ -51,6 +51,17 @@ def missing_modules(names: Iterable[str], kwargs: Mapping[str, Any]) -> list[str
     return found
 
 
+def plain_names(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Of peft_kwargs, the names that a model has in its files as in memory: last parts. Paths may differ between the
+    two, and so may what a pattern matches."""
+    lists = {key: kwargs.get(key) for key in (*_LIST_OR_PATTERN, "modules_to_save")}
+    return {
+        key: [one for one in value if str(one).isidentifier()]
+        for key, value in lists.items()
+        if isinstance(value, Sequence) and not isinstance(value, str)
+    }
+
+
 def _as_list(value: Any) -> list[Any]:
     return [value] if isinstance(value, str) else list(value or ())
 

@@ -16,7 +16,7 @@ from finetune_api.peft_kwargs import OWNED, argument_refusal, peft_fields
 from finetune_api.peft_types import PEFT_TYPES
 from finetune_api.quant_conf import BnBQuantizationConfig
 from finetune_api.spec import FineTuneJobSpec
-from finetune_trainer.adapter_modules import missing_modules, stored_module_names
+from finetune_trainer.adapter_modules import missing_modules, plain_names, stored_module_names
 from finetune_trainer.errors import BadConfiguration, InputMissing
 from finetune_trainer.transfer import download_tree, insist
 
@@ -130,7 +130,7 @@ def check_adapter(spec: FineTuneJobSpec, added_tokens: int, tensors: Mapping[str
     elif folder is not None and isinstance(spec.peft_conf, PretrainedPeftConfig):
         kwargs = read_adapter(folder, spec.peft_conf.name_or_path)
     names = stored_module_names(tensors)
-    problems = missing_modules(names, kwargs) if names else []
+    problems = missing_modules(names, plain_names(kwargs)) if names else []
     if problems:
         raise BadConfiguration("; ".join(problems))
 

@@ -252,14 +252,13 @@ def _interruptible() -> Iterator[None]:
 
 
 def _write_report(report: TerminationReport) -> None:
-    """The termination message for the operator, and the same on the volume, since a deleted pod leaves no message."""
-    message = report.to_message()
+    """The termination message for the operator, and the whole on the volume, since a deleted pod leaves no message."""
     work = Path(os.environ.get(constants.ENV_WORK_DIR) or constants.WORK_DIR)
     log_path = Path(os.environ.get(constants.ENV_TERMINATION_LOG) or constants.TERMINATION_LOG)
-    for path in (log_path, work / "records" / "download.json"):
+    for path, text in ((log_path, report.to_message()), (work / "records" / "download.json", report.to_text())):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(message, encoding="utf-8")
+            path.write_text(text, encoding="utf-8")
         except OSError as error:  # the exit code still says it
             log.warning("cannot write %s: %s", path, error)
 

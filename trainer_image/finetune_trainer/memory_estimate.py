@@ -33,10 +33,11 @@ DISTRIBUTED = ("auto-single-process", "auto-ddp", "auto-deepspeed-stage1", "auto
 
 @dataclass(frozen=True)
 class Tensor:
-    """A weight's shape and the bytes of one of its elements."""
+    """A weight's shape and the bytes of one of its elements; embedding: whether it is looked up, not multiplied."""
 
     shape: tuple[int, ...]
     element_bytes: int
+    embedding: bool = False
 
     @property
     def elements(self) -> int:
@@ -226,7 +227,7 @@ def estimate(
     trained_bytes, elements = sum(one.bytes for one in trained), sum(one.elements for one in trained)
     frozen = sum(_frozen_bytes(name, tensor, training) for name, tensor in model.tensors.items())
     weights = trained_bytes + (0 if training.trains_all and not training.reference else frozen)
-    optimizer = sum(state_bytes(one.shape, one.element_bytes, training.optim, training.optim_args) for one in trained)
+    optimizer = sum(state_bytes(one, training.optim, training.optim_args) for one in trained)
     weights, gradients, optimizer = _divided(
         weights, trained_bytes, optimizer, training, elements, processes, distributed
     )
@@ -278,22 +279,34 @@ def _divided(
     return weights, gradients, optimizer
 
 
-def state_bytes(shape: Sequence[int], element_bytes: int, optim: str, optim_args: str | None = None) -> int:
-    """Optimizer state of one trained tensor, by the name that TrainingArguments.optim has."""
-    elements = math.prod(shape)
-    name = optim.removeprefix("paged_")
-    if "8bit" in name or "4bit" in name:  # bitsandbytes keeps small tensors in fp32, and a scale for each 256 values
-        moments = 1 if name.startswith(("lion", "rmsprop", "adagrad")) else 2
-        return moments * (elements * 4 if elements < 4096 else elements + 4 * math.ceil(elements / 256))
-    if name.startswith("adafactor"):  # rows and columns of the second moment
-        if len(shape) < 2:
+def state_bytes(tensor: Tensor, optim: str, optim_args: str | None = None) -> int:
+    """Optimizer state of one trained tensor, by the name that TrainingArguments.optim has.
+
+    torch keeps it in the type of the weight, bitsandbytes in fp32 or in 8 bits with a scale for each 256 values; small
+    tensors and embeddings stay in fp32. What is paged counts in full: it is out of the way only when memory is short.
+    """
+    elements, given = tensor.elements, _optim_args(optim_args)
+    if optim == "adafactor":  # the second moment by rows and columns
+        if len(tensor.shape) < 2:
             return elements * 4
-        return 4 * (math.prod(shape[:-1]) + math.prod(shape[:-2]) * shape[-1])
-    if name.startswith("sgd"):
-        return elements * element_bytes if re.search(r"momentum=0*\.?0*[1-9]", optim_args or "") else 0
-    if name.startswith(("rmsprop", "adagrad", "lion")):
-        return elements * element_bytes
-    return 2 * elements * element_bytes  # the Adam family: two moments
+        return 4 * (math.prod(tensor.shape[:-1]) + math.prod(tensor.shape[:-2]) * tensor.shape[-1])
+    moments = 1 if "lion" in optim or optim.startswith(("rmsprop", "adagrad", "sgd")) else 2
+    if "8bit" in optim and elements >= 4096 and not tensor.embedding:
+        return moments * (elements + 4 * math.ceil(elements / 256))
+    if "bit" in optim or "bnb" in optim:
+        return moments * elements * 4
+    momentum = float(given.get("momentum") or 0) > 0
+    if optim == "sgd":
+        moments = int(momentum)
+    elif optim == "rmsprop":
+        moments += momentum + (given.get("centered", "").lower() == "true")
+    return moments * elements * tensor.element_bytes
+
+
+def _optim_args(text: str | None) -> dict[str, str]:
+    """key=value, separated by commas; what cannot be read is the optimizer's to refuse."""
+    pairs = [part.partition("=") for part in (text or "").replace(" ", "").split(",")]
+    return {key: value for key, _, value in pairs if re.fullmatch(r"[\w.+-]+", value)}
 
 
 # --- adapters --------------------------------------------------------------------------------------------------------
@@ -310,7 +323,7 @@ def trained_tensors(model: Model, training: Training) -> list[Tensor]:
     if training.adapter is not None:
         return [Tensor(tensor.shape, 4) for tensor in training.adapter.values()]
     if peft_type == "NO_PEFT":
-        return [Tensor(tensor.shape, own) for tensor in tensors.values()]
+        return [Tensor(tensor.shape, own, _is_embedding(name)) for name, tensor in tensors.items()]
     saved, targets = peft_kwargs.get("modules_to_save") or [], peft_kwargs.get("target_modules")
     copied = {name for name in tensors if any(part in saved for part in name.split("."))}
     shapes: list[tuple[int, ...]] = []

@@ -20,9 +20,9 @@ from finetune_api.rules_data import PAIRS_NEEDED, PLAIN_TEXT, SAME_KEY
 from finetune_api.rules_evaluation import EVENT_KEYS, NEED_VALIDATION
 from finetune_api.rules_model import (
     DEFAULT_TEMPLATE,
+    DROPOUT_OFF,
     NO_PAIRS,
     NO_TEMPLATE,
-    NOISE,
     SCRATCH_ADAPTER,
     SCRATCH_QUANTISED,
     SIZES,
@@ -51,7 +51,7 @@ def spec_rules(properties: Mapping[str, Any]) -> dict[Path, list[Rule]]:
     rules: dict[Path, list[Rule]] = defaultdict(list)
     _refusals(rules, properties)
     _training_args(rules[("training_args",)], properties["training_args"]["properties"])
-    rules[()].extend([*_between_sections(), *_pairs(), *_plain_text(), *_from_scratch(), _noise()])
+    rules[()].extend([*_between_sections(), *_pairs(), *_plain_text(), *_from_scratch()])
     given = " || ".join(f"has(self.model_hyperparameters.{key})" for key in SIZES)
     rules[("run_conf",)].append(
         Rule(
@@ -328,14 +328,17 @@ def _plain_text() -> list[Rule]:
     ]
 
 
-def _noise() -> Rule:
-    other = "!has(self.method) || self.method != 'dpo'"
-    return Rule(f"{other} || !has(self.training_args.neftune_noise_alpha)", NOISE, ".training_args.neftune_noise_alpha")
-
-
 def _from_scratch() -> list[Rule]:
     pretrained = "!has(self.run_conf.from_scratch) || !self.run_conf.from_scratch"
+    changed = "self.run_conf.model_hyperparameters"
+    kept = "(has(self.dpo_args) && has(self.dpo_args.disable_dropout) && !self.dpo_args.disable_dropout)"
     return [
+        Rule(
+            f"!has(self.method) || self.method != 'dpo' || !has({changed}) || !has({changed}.dropout) || "
+            f"{changed}.dropout == 0.0 || {kept}",
+            DROPOUT_OFF,
+            ".run_conf.model_hyperparameters",
+        ),
         Rule(f"{pretrained} || self.peft_conf.peft_type == 'NO_PEFT'", SCRATCH_ADAPTER, ".peft_conf"),
         Rule(
             f"{pretrained} || !has(self.quant_conf) || (has(self.quant_conf.quantization_type) && "

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 
+from finetune_api import dpo_config
 from finetune_api.constants import API_VERSION, KIND
 from finetune_api.generator.structural import Path, Schema
 from finetune_api.support import REFUSALS
@@ -78,7 +79,27 @@ def training_args_page() -> str:
         if name not in SUPPORTED and name not in OWNED and name not in RENAMED:
             reason = UNSUPPORTED_REASON.get(name) or refusal_text(name).partition(": ")[2]
             lines.append(f"| {name} | `{json.dumps(described.get('default'))}` | {_cell(reason)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_dpo_config()]) + "\n"
+
+
+def _dpo_config() -> list[str]:
+    """What happens to each key that TRL's DPOConfig adds."""
+    lines = [
+        "",
+        "## TRL's DPOConfig (method dpo)\n",
+        "What it adds to TrainingArguments stands in `dpo_args`. In training_args these keys are refused, by name.\n",
+        "| key | here |",
+        "|---|---|",
+    ]
+    lines += [f"| {name} | dpo_args.{ours} |" for name, ours in dpo_config.OURS.items()]
+    lines += [f"| {name} | refused: {_cell(reason)} |" for name, reason in dpo_config.REFUSED.items()]
+    lines += ["", "| default of DPOConfig | here |", "|---|---|"]
+    fields = dpo_config.snapshot()
+    lines += [
+        f"| {name}: `{json.dumps(fields[name].get('default'))}` | {_cell(said)} |"
+        for name, said in dpo_config.DEFAULTS.items()
+    ]
+    return lines
 
 
 def _sections(title: str, schema: Schema, path: Path) -> Iterator[tuple[str, Schema]]:

@@ -13,11 +13,11 @@ def adapters_page() -> str:
     lines = [
         NOTE + "# Adapters\n",
         "`peft_conf.peft_type` is NO_PEFT (all weights are trained), PRETRAINED_PEFT (training goes on from an",
-        "adapter) or one of these types of a new adapter. *Merges*: `mergeAdapter` may be true (where an adapter cannot",
-        "be merged, the default of true means nothing and the result is the adapter). *Quantised*: trains on a base",
-        "model quantised by `quant_conf`. *New tokens*: the base model's vocabulary may grow. *Continues*: an adapter",
-        "of this type can be named in PRETRAINED_PEFT. All trained types save, resume exactly and export in PEFT's",
-        "format.\n",
+        "adapter) or one of these types of a new adapter. *Merges*: `mergeAdapter` may be true (where an adapter",
+        "cannot be merged, the default of true means nothing and the result is the adapter). *Quantised*: trains on a",
+        "base model quantised by `quant_conf`. *New tokens*: the base model's vocabulary may grow. *Continues*: an",
+        "adapter of this type can be named in PRETRAINED_PEFT. All trained types save, resume exactly and export in",
+        "PEFT's format.\n",
         "| type | what it learns | trains | merges | quantised | new tokens | continues |",
         "|---|---|---|---|---|---|---|",
     ]

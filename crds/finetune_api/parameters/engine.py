@@ -220,7 +220,7 @@ ROWS: tuple[Parameter, ...] = (
             **dict.fromkeys(("max_memory", "low_cpu_mem_usage", "offload_state_dict", "offload_folder"), _CHECK),
             **dict.fromkeys(("offload_buffers", "cache_dir", "force_download", "local_files_only"), _CHECK),
             **dict.fromkeys(("proxies", "code_revision", "token", "trust_remote_code"), _CHECK),
-            "device_map": f"{_CHECK} {_MODEL}",
+            "device_map": f"finetune_api.placement {_MODEL}",
             "resume_download": "finetune_api.resolve",
             "revision": _DOWNLOAD,
         },
@@ -254,6 +254,7 @@ ROWS: tuple[Parameter, ...] = (
         _ADAPTERS,
         {"peft_type": REQUIRED, "name_or_path": REQUIRED},
         {"peft_type": "PRETRAINED_PEFT"},
+        {"name_or_path": f"finetune_trainer.adapter_source {_ADAPTERS}"},
     ),
     *_definition(
         "RunConfig",

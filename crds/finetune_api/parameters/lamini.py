@@ -26,7 +26,7 @@ ROWS = (
             ),
             "learning_rate": (9.0e-4, "training_args.learning_rate", "finetune_trainer.train.optimizer"),
             "num_train_epochs": (10, "training_args.num_train_epochs", "finetune_trainer.steps", "max_steps beats it"),
-            "save_steps": (60, "training_args.save_steps", "finetune_trainer.train.checkpoint"),
+            "save_steps": (60, "training_args.save_steps", "finetune_trainer.timetable finetune_trainer.train.loop"),
             "max_length": (
                 2048,
                 "sft_args.max_seq_length sft_args.overlength",

@@ -5,7 +5,7 @@ from finetune_api.parameters.row import REQUIRED, rows
 _CONVERT = "finetune_cli.converting.llmforge"
 _ADAPTERS = "finetune_trainer.train.adapters"
 _OPTIMIZER = "finetune_trainer.train.optimizer"
-_CHECKPOINTS = "finetune_trainer.train.loop"
+_CHECKPOINTS = "finetune_trainer.timetable finetune_trainer.train.loop"
 
 ROWS = (
     *rows(
@@ -108,7 +108,7 @@ ROWS = (
             "num_checkpoints_to_keep": (
                 1,
                 "evaluation_conf.keep_best",
-                "finetune_trainer.train.checkpoint",
+                "finetune_trainer.train.checkpoint_folder",
                 "the best by validation loss, beside the newest; without validation data save_total_limit",
             ),
         },
@@ -190,6 +190,15 @@ ROWS = (
             "preference_tuning_config": (None, "dpo_args.beta", _CONVERT, "beta; the scaling of Ray is dropped"),
             "logger": (None, "tracking", "finetune_trainer.train.tracking", "mlflow only; wandb is refused"),
             "generation_config": (None, "data_conf.chat_template_name", _CONVERT, "a prompt format is refused"),
+            "checkpoint_and_evaluation_frequency": (
+                None,
+                "evaluation_conf.every_n_epochs",
+                _CHECKPOINTS,
+                "the later name of checkpoint_every_n_epochs: a strategy of epochs, and a value",
+            ),
+            "classifier_config": (None, "", _CONVERT, "refused: classification cannot be trained"),
+            "vision_language_config": (None, "", _CONVERT, "refused: images cannot be trained on"),
+            "embedding_scaling_technique": (None, "", _CONVERT, "only none: the context is not extended"),
             "output_dir": (None, "", _CONVERT, "dropped: checkpoints go to the job's own volume"),
             "artifact_storage": (None, "", _CONVERT, "dropped: checkpointsRemote names where results go"),
             "dataset_size_scaling_factor": (None, "", _CONVERT, "dropped: it only scales Ray's data blocks"),

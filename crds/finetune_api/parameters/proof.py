@@ -23,6 +23,7 @@ def _support(key: str) -> _Tests:
 _MODEL_ARGS = "training/test_model_args"
 _TRAINING = "training/test_training"
 _OPTIMIZER = "training/test_optimizer"
+_MORE_OPTIMIZERS = "training/test_more_optimizers"
 _TEMPLATES = "training/data/test_templates"
 _PADDING = "training/data/test_padding"
 _TRACKING = "training/test_tracking"
@@ -52,12 +53,22 @@ _STEPS = "unit/data/test_steps"
 _PRECISION = "training/test_precision"
 _CONVERT = "unit/cli/test_convert"
 _HUB = "training/data/test_download_hub"
+_ARGUMENTS = "training/test_training_args"
+_EVALUATION = "training/test_evaluation_conf"
+_SAMPLES = "training/test_samples"
+_DPO = "training/dpo/test_dpo_training"
+_FILES = "unit/data/test_files"
 _TEMPLATE = (
     *_of(_TOKENS, "test_every_token_and_every_label", "test_inference_begins_with_the_same_tokens"),
     *_of(_TEMPLATES, "test_text_ids_and_trained_tokens_are_exact"),
 )
 _PAIRS = _of(_JOB_DATA, "test_pairs_in_every_format", "test_either_key_turns_pairs_on")
-_DATASET_FOLDER = _of(_EXAMPLES, f"{_EXAMPLE}[data/dataset-folder.yaml]", f"{_EXAMPLE}[methods/clm-wikitext.yaml]")
+_DATASET_FOLDER = (
+    *_of(
+        "unit/data/test_dataset_folder", "test_by_names", "test_by_the_card", "test_what_cannot_be_chosen_says_what_can"
+    ),
+    *_of(_EXAMPLES, f"{_EXAMPLE}[data/dataset-folder.yaml]", f"{_EXAMPLE}[methods/clm-wikitext.yaml]"),
+)
 
 
 def _peft(kind: str) -> _Tests:
@@ -72,6 +83,29 @@ def _quantised(*options: str) -> _Tests:
 _TRAINED_TYPES = (
     *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "LORA", "ADALORA", "BOFT", "IA3"),
     *("ADAPTION_PROMPT", "LOHA", "LOKR", "OFT", "POLY", "LN_TUNING", "VERA", "FOURIERFT", "HRA", "VBLORA"),
+)
+_EVENTS = _of(_STEPS, "test_events") + _of(_EVALUATION, "test_every_event_is_a_validation_and_a_checkpoint")
+_STOPPING = _of(
+    _EVALUATION,
+    "test_training_stops_and_the_best_evaluation_is_the_result",
+    "test_patience_is_counted_as_transformers_counts_it",
+)
+_PRETRAINED = _of(
+    "training/test_pretrained_adapter",
+    "test_training_goes_on_as_by_hand_and_resumes",
+    "test_an_adapter_that_cannot_be_continued_is_refused",
+)
+_ADAM = _of(_ARGUMENTS, "test_adamw_takes_its_numbers")
+_BEST = _of(
+    "training/test_checkpoints",
+    "test_retention_keeps_the_newest_and_the_best",
+    "test_best_strategy_saves_improvements_only",
+)
+_LOADER = _of(_ARGUMENTS, "test_the_loaders_keys_reach_it_and_change_no_loss")
+_FORMATS = (
+    *_of(_FILES, "test_the_format_is_given_or_the_endings", "test_the_same_rows_in_every_format"),
+    *_of(_JOB_DATA, "test_pairs_in_every_format"),
+    *_of(_CLM_TEXTS, "test_every_format_gives_the_same_rows"),
 )
 _REFUSED_MODEL_ARGS = (
     *("max_memory", "low_cpu_mem_usage", "offload_folder", "offload_state_dict", "offload_buffers"),
@@ -88,7 +122,12 @@ OF_KEY: dict[str, _Tests] = {
     + _of(_MIXING, "test_equal_weights_take_turns_until_the_longest_is_used_up"),
     "data_conf.training_data.datasets": _of(_DATASET, "test_files_follow_one_another"),
     "data_conf.training_data.datasets[].path": _of("unit/api/test_locations", "test_forms")
-    + _of("training/data/test_download", "test_model_and_data_arrive_and_the_account_is_right"),
+    + _of(
+        "training/data/test_download",
+        "test_model_and_data_arrive_and_the_account_is_right",
+        "test_claims_and_config_maps_are_read_from_their_mounts",
+        "test_a_named_dataset_lies_where_its_config_map_says",
+    ),
     "data_conf.training_data.datasets[].sampling_weight": _of(
         _MIXING, "test_draws_follow_the_weights", "test_a_weight_of_zero_leaves_a_dataset_out"
     ),
@@ -112,7 +151,11 @@ OF_KEY: dict[str, _Tests] = {
     + _of("unit/data/test_assembling", "test_max_examples_is_the_beginning_of_the_whole"),
     "data_conf.input_key": _PAIRS,
     "data_conf.output_key": _PAIRS,
+    "data_conf.training_data.datasets[].format": _FORMATS,
     "data_conf.training_data.datasets[].config": _DATASET_FOLDER,
+    "data_conf.validation_data.datasets": _of(_DATASET, "test_validation_files_are_read_like_training_files"),
+    "data_conf.validation_data.datasets[].format": _FORMATS,
+    "data_conf.validation_data.datasets[].config": _DATASET_FOLDER,
     "data_conf.training_data.datasets[].split": _DATASET_FOLDER,
     "data_conf.validation_data.datasets[].split": _DATASET_FOLDER,
     "data_conf.padding_side": _of(_PADDING, "test_mask_and_labels_go_by_position")
@@ -124,7 +167,8 @@ OF_KEY: dict[str, _Tests] = {
     + _of(_PACKING, "test_losses_and_gradients_are_those_of_the_documents_alone", "test_no_document_sees_another"),
     "sft_args.padding": _of(_PACKING, "test_neither_width_nor_side_nor_token_of_padding_changes_the_loss")
     + _of(_JOB_DATA, "test_padding_to_the_maximum"),
-    "sft_args.save_name_if_new_basemodel": _of(_MODEL_ARGS, "test_a_grown_base_model_is_saved_under_the_name_given"),
+    "sft_args.save_name_if_new_basemodel": _of(_MODEL_ARGS, "test_a_grown_base_model_is_saved_under_the_name_given")
+    + _of("training/test_vocabulary", "test_an_adapter_trains_new_tokens_and_stands_on_the_new_base_model"),
     "sft_args.train_on_completions_only": _of(_TEMPLATES, "test_text_ids_and_trained_tokens_are_exact")
     + _of(_TEMPLATES, "test_without_completions_only_every_token_is_trained"),
     "clm_args.block_size": _of(
@@ -153,9 +197,46 @@ OF_KEY: dict[str, _Tests] = {
     "training_args.warmup_steps": _of(
         _OPTIMIZER, "test_warmup_in_steps_or_as_a_share", "test_every_schedule_takes_its_arguments"
     ),
-    "training_args.weight_decay": _of(_OPTIMIZER, "test_biases_and_norms_are_not_decayed"),
+    "training_args.weight_decay": _of(_OPTIMIZER, "test_biases_and_norms_are_not_decayed") + _ADAM,
+    "training_args.adam_beta1": _ADAM,
+    "training_args.adam_beta2": _ADAM,
+    "training_args.adam_epsilon": _ADAM,
+    "training_args.lr_scheduler_kwargs": _of(_OPTIMIZER, "test_every_schedule_takes_its_arguments"),
+    "training_args.optim_args": _of(
+        _OPTIMIZER, "test_every_optimizer_learns_and_resumes", "test_arguments_that_do_not_fit_are_refused"
+    ),
+    "training_args.label_smoothing_factor": _of(_TRAINING, "test_switches_take_effect[label_smoothing_factor]"),
+    "training_args.full_determinism": _of(_TRAINING, "test_switches_take_effect[full_determinism]"),
+    "training_args.train_sampling_strategy": _of(_TRAINING, "test_length_grouping_trains_every_row_once_an_epoch")
+    + _of("training/test_sampler", "test_grouping_begins_with_the_longest_row_and_keeps_like_lengths_together"),
+    "training_args.seed": _of(_ARGUMENTS, "test_seeds_decide_order_and_dropout"),
+    "training_args.data_seed": _of(_ARGUMENTS, "test_seeds_decide_order_and_dropout"),
+    "training_args.tf32": _of(_ARGUMENTS, "test_tf32_is_switched_on_a_gpu"),
+    "training_args.use_cpu": _of(_ARGUMENTS, "test_use_cpu_asks_for_what_a_job_without_gpus_does"),
+    "training_args.log_level": _of(_ARGUMENTS, "test_log_level_is_that_of_the_log"),
+    "training_args.logging_strategy": _of(_ARGUMENTS, "test_the_loss_is_logged_as_asked"),
+    "training_args.logging_first_step": _of(_MODEL_ARGS, "test_the_first_step_is_logged_when_asked"),
+    "training_args.eval_steps": _of(_TRAINING, "test_shares_of_all_steps_are_steps")
+    + _of(_ARGUMENTS, "test_evaluation_begins_after_its_delay"),
+    "training_args.eval_delay": _of(_ARGUMENTS, "test_evaluation_begins_after_its_delay"),
+    "training_args.eval_on_start": _of(_TRAINING, "test_evaluation_does_not_depend_on_its_batch"),
+    "training_args.save_total_limit": _of("training/test_checkpoints", "test_prune") + _BEST,
+    "training_args.load_best_model_at_end": _BEST,
+    "training_args.metric_for_best_model": _BEST,
+    "training_args.greater_is_better": _of(_RESOLVE, "test_dependent_defaults") + _BEST,
+    "training_args.gradient_checkpointing_kwargs": _of(_ARGUMENTS, "test_checkpointing_takes_its_arguments"),
+    "training_args.dataloader_num_workers": _LOADER,
+    "training_args.dataloader_prefetch_factor": _LOADER,
+    "training_args.dataloader_persistent_workers": _LOADER,
+    "training_args.dataloader_pin_memory": _of(_ARGUMENTS, "test_memory_is_pinned_for_a_gpu"),
     "training_args.max_grad_norm": _BY_HAND,
-    "training_args.optim": _of(_OPTIMIZER, "test_every_optimizer_learns_and_resumes"),
+    "training_args.optim": _of(_OPTIMIZER, "test_every_optimizer_learns_and_resumes")
+    + _of(_MORE_OPTIMIZERS, "test_optimizers_of_torch_by_hand", "test_optimizers_of_bitsandbytes"),
+    "training_args.neftune_noise_alpha": _of(
+        _MORE_OPTIMIZERS,
+        "test_noise_on_embeddings_is_that_of_transformers",
+        "test_noise_is_left_out_of_evaluation",
+    ),
     "training_args.num_train_epochs": _of(_STEPS, "test_steps"),
     "training_args.max_steps": _of(_RESOLVE, "test_max_steps_wins_with_a_notice") + _of(_STEPS, "test_steps"),
     "training_args.logging_steps": _of(_TRAINING, "test_shares_of_all_steps_are_steps"),
@@ -181,11 +262,48 @@ OF_KEY: dict[str, _Tests] = {
     )
     + _of(_PRECISION, "test_precision_by_device"),
     "overrides.min_update_steps": _of(_STEPS, "test_steps"),
-    "evaluation_conf.every_n_epochs": _of(_STEPS, "test_events"),
-    "evaluation_conf.max_events": _of(_STEPS, "test_events"),
-    "evaluation_conf.keep_best": _of(_EXAMPLES, f"{_EXAMPLE}[training/early-stopping.yaml]"),
+    "evaluation_conf.every_n_epochs": _EVENTS,
+    "evaluation_conf.max_events": _EVENTS,
+    "evaluation_conf.keep_best": _of(
+        _EVALUATION,
+        "test_the_best_and_the_newest_are_kept",
+        "test_the_best_checkpoints_stay_here_and_in_the_remote_store",
+    ),
+    "evaluation_conf.early_stopping_patience": _STOPPING,
+    "evaluation_conf.early_stopping_threshold": _STOPPING,
+    "evaluation_conf.sample_prompts": _of(
+        _SAMPLES, "test_samples_at_every_evaluation_and_the_same_losses", "test_samples_go_to_mlflow"
+    ),
+    "evaluation_conf.sample_max_new_tokens": _of(
+        _SAMPLES,
+        "test_the_answer_is_greedy_after_the_chat_template",
+        "test_a_prompt_without_room_for_an_answer_is_refused",
+    ),
     # --- preferences
-    "dpo_args.beta": _of(_DPO_TRL, "test_steps_are_those_of_trl"),
+    "dpo_args.beta": _of(_DPO, "test_all_weights_agree_with_a_loop_written_by_hand")
+    + _of(_DPO_TRL, "test_steps_are_those_of_trl"),
+    "dpo_args.max_seq_length": _of(_PREFERENCE, "test_long_pairs_are_dropped_and_counted"),
+    "dpo_args.overlength": _of(
+        _PREFERENCE,
+        "test_long_pairs_are_dropped_and_counted",
+        "test_long_pairs_are_cut_at_their_end_if_asked_for",
+    ),
+    "dpo_args.precompute_ref_log_probs": _of(
+        _DPO, "test_precomputed_references_give_the_same_steps_and_are_computed_once"
+    ),
+    "dpo_args.disable_dropout": _of(_DPO, "test_dropout_is_off_unless_asked_for"),
+    **{
+        f"dpo_args.{key}": _of(_DPO, "test_a_moving_reference_follows_by_its_share")
+        + _of(_DPO_TRL, "test_steps_are_those_of_trl")
+        for key in ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps")
+    },
+    **{
+        f"dpo_args.{key}": _of(_DPO_TRL, "test_steps_are_those_of_trl")
+        for key in (
+            *("loss_type", "label_smoothing", "ld_alpha", "f_divergence_type", "f_alpha_divergence_coef"),
+            *("use_weighting", "discopop_tau"),
+        )
+    },
     # --- quantisation
     "quant_conf": _of(_QUANT, "test_an_option_trains_as_by_hand_and_resumes"),
     "quant_conf.quantization_type": _of(_QUANT, "test_an_option_trains_as_by_hand_and_resumes"),
@@ -205,7 +323,7 @@ OF_KEY: dict[str, _Tests] = {
     "peft_conf.peft_type": _of(
         _PEFT_TYPES, "test_every_type_is_tried_here", "test_a_type_trains_as_by_hand_resumes_exports_and_merges"
     ),
-    "peft_conf.name_or_path": _of(_EXAMPLES, f"{_EXAMPLE}[adapters/pretrained.yaml]"),
+    "peft_conf.name_or_path": _PRETRAINED,
     "peft_conf.peft_kwargs": _LORA,
     "peft_conf.task_type": _support("peft_conf.task_type"),
     **{
@@ -240,18 +358,27 @@ OF_KEY: dict[str, _Tests] = {
     "run_conf.model_args.subfolder": _of(_MODEL_ARGS, "test_subfolder_is_where_the_model_lies"),
     "run_conf.model_args.use_safetensors": _of(_MODEL_ARGS, "test_use_safetensors_refuses_or_takes_other_weight_files"),
     "run_conf.model_args.variant": _of(_MODEL_ARGS, "test_variant_names_the_weight_files"),
-    "run_conf.model_args.revision": _of("training/data/test_download_hub", "test_what_the_hub_does_not_have"),
+    "run_conf.model_args.revision": _of(
+        _HUB, "test_a_repository_without_what_the_glob_excludes", "test_what_the_hub_does_not_have"
+    ),
     "run_conf.model_args.device_map": _of(
-        "schema/test_validate_table", "test_refused_manifests_name_the_key_and_the_fix[a device map]"
+        "unit/api/test_placement", "test_a_map_places_the_model", "test_a_map_that_would_have_no_effect_is_refused"
     ),
     "run_conf.model_args.resume_download": _of(_RESOLVE, "test_notices"),
     **{f"run_conf.model_args.{key}": _support(f"run_conf.model_args.{key}") for key in _REFUSED_MODEL_ARGS},
     "run_conf.model_hyperparameters.dropout": _of(
         _CLM_MODEL, "test_dropout_by_every_name_that_it_has", "test_dropout_of_a_pretrained_model"
     ),
+    "run_conf.from_scratch": _of(
+        _CLM_MODEL, "test_from_scratch_trains_saves_and_resumes", "test_the_download_accepts_a_model_without_weights"
+    ),
+    "run_conf.model_hyperparameters": _SIZES,
     **{
         f"run_conf.model_hyperparameters.{key}": _SIZES
-        for key in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+        for key in (
+            *("num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_size"),
+            *("intermediate_size", "max_position_embeddings", "vocab_size"),
+        )
     },
     # --- tracking
     "tracking": _of(_TRACKING, "test_a_job_is_one_run_through_its_attempts"),
@@ -277,6 +404,10 @@ OF_ROW: dict[tuple[str, str, str], _Tests] = {
     + _of(_AUTO, "test_the_largest_batch_that_fits_trains_as_if_it_had_been_given"),
     ("002", "Learning Rate", "learning rate"): _BY_HAND
     + _of(_AUTO, "test_the_rate_that_was_found_trains_as_if_it_had_been_given"),
+    ("002", "BFloat16 vs Float16", "bfloat16"): _of(_PRECISION, "test_bf16_works_on_cpu", "test_precision_by_device"),
+    ("002", "BFloat16 vs Float16", "float16"): _of(
+        _PRECISION, "test_half_precision_trains_like_the_whole", "test_precision_by_device"
+    ),
     ("002", "BFloat16 vs Float16", "float32"): _of(_PRECISION, "test_what_leaves_the_precision_to_the_device"),
     ("002", "BFloat16 vs Float16", "overflow"): _of(
         _PRECISION,
@@ -287,7 +418,7 @@ OF_ROW: dict[tuple[str, str, str], _Tests] = {
     ("002", "Epochs and steps", "gradient accumulation"): _of(_TRAINING, "test_accumulation_changes_nothing"),
     ("003", "NoneDataInput", "type"): _of(_MODEL_ARGS, "test_no_validation_data_is_no_validation"),
     ("003", "NoPeftConfig", "peft_type"): _BY_HAND,
-    ("003", "PretrainedPeftConfig", "peft_type"): _of(_EXAMPLES, f"{_EXAMPLE}[adapters/pretrained.yaml]"),
+    ("003", "PretrainedPeftConfig", "peft_type"): _PRETRAINED,
     ("003", "NoQuantizationConfig", "quantization_type"): _BY_HAND,
     **{("003", "PeftType", kind): _peft(kind) for kind in _TRAINED_TYPES},
     ("003", "PeftType", "XLORA"): _of(

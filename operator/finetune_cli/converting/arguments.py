@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from finetune_api.training_args import REMOVED as REMOVED_ARGUMENTS
-from finetune_api.training_args import RENAMED, RENAMED_VALUES, refusal, snapshot, translate
+from finetune_api.training_args import RENAMED, RENAMED_VALUES, STRATEGY_KEYS, refusal, snapshot, translate
 from finetune_cli.converting.conversion import COMPUTED, Code, Conversion, show, whole
 
 ANYPRECISION = "adamw_anyprecision"
@@ -120,6 +120,8 @@ def _argument(conversion: Conversion, key: str, value: Any, prefix: str, known: 
         conversion.drop(name, value, LEFT_OUT[key][0])
     elif isinstance(value, Code):
         conversion.refuse(name, value, COMPUTED)
+    elif key in STRATEGY_KEYS and value is False:  # YAML's reading of an unquoted no
+        _translated(conversion, key, "no", name)
     elif key in ("use_cpu", "no_cuda"):
         _on_cpu(conversion, name, value)
     elif key == "resume_from_checkpoint" and value:

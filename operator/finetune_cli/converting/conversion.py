@@ -42,7 +42,8 @@ class Conversion:
         """Write a default of the source out, since ours may differ. `old`: the source's value, if it is another one."""
         self._set(path, value)
         shown = show(value if old is None else old)
-        self.notes.append(f"{key} is not given: {self.source}'s {shown} -> {path}: {show(value)}{because(why)}")
+        whose = f"{self.source}'" if self.source.endswith("s") else f"{self.source}'s"
+        self.notes.append(f"{key} is not given: {whose} {shown} -> {path}: {show(value)}{because(why)}")
 
     def choose(self, path: str, value: Any, why: str) -> None:
         """Set a key of spec that the source does not speak of."""

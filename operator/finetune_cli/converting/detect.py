@@ -35,6 +35,9 @@ def parse(text: str, name: str) -> Mapping[str, Any] | Source:
             raise CliError(str(error)) from None
         return _of_python(text, name)
     if len(documents) == 1 and isinstance(documents[0].document, dict):
+        for path in documents[0].duplicates:
+            place = documents[0].position(path)
+            raise CliError(f"{name}:{place.line if place else ''}: {path[-1]} is given twice; keep one")
         return dict(documents[0].document)
     if suffix not in (".yaml", ".yml", ".json") and text.strip():
         return _of_python(text, name)

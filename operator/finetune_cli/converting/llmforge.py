@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune_api.parameters import parameters_of
 from finetune_cli.converting.adapter import put_lora
-from finetune_cli.converting.conversion import Conversion, whole
+from finetune_cli.converting.conversion import Conversion, show, whole
 from finetune_cli.converting.places import data_location, datasets, model_location, put_model
 
 LEFT_OUT = {row.key: row.how.removeprefix("dropped: ") for row in parameters_of("001") if row.how.startswith("dropped")}
@@ -34,6 +34,7 @@ TASKS = {
     "preference_tuning": ("dpo", None),
 }
 REFUSED_TASKS = ("classification", "vision_language")
+REFUSED_SECTIONS = ("classifier_config", "vision_language_config")
 TEMPLATE = "the prompt format of the model itself, as in LLMForge"
 DEFAULT_BATCH = 1  # per device, of LLMForge's own reference
 STAGE = re.compile(r"(?:zero|stage)[-_]?([0-3])")
@@ -78,6 +79,10 @@ def _task(take: Callable[[str], Any], conversion: Conversion) -> None:
             conversion.notes.append(f"task preference_tuning: {rows}")
         else:
             conversion.put("sft_args.train_on_completions_only", completions, "task", task)
+    for key in REFUSED_SECTIONS:
+        given = take(key)
+        if given is not None:
+            conversion.refuse(key, given, f"only {', '.join(TASKS)} can be trained here; remove it")
     for key, value in _mapping(preferences).items():
         name = f"preference_tuning_config.{key}"
         if key == "beta":
@@ -179,15 +184,12 @@ def _batch(take: Callable[[str], Any], conversion: Conversion) -> None:
         conversion.default(path, size, key)
     elif whole(conversion, key, size):
         conversion.put(path, size, key, size)
-    steps = 1
+    steps, given, old = 1, key, size
     if accumulation is not None and whole(conversion, "gradient_accumulation_steps", accumulation):
-        steps = accumulation
+        steps, given, old = accumulation, "gradient_accumulation_steps", accumulation
     if isinstance(size, int):
-        shown = f"devices x batch per device x accumulation = {devices} x {size} x {steps}"
-        source = "gradient_accumulation_steps" if steps > 1 else key
-        conversion.put(
-            "batchsize_conf.total_train_batch_size", devices * size * steps, source, steps if steps > 1 else size, shown
-        )
+        why = f"devices x batch per device x accumulation = {devices} x {size} x {steps}"
+        conversion.put("batchsize_conf.total_train_batch_size", devices * size * steps, given, old, why)
     evaluated = take("eval_batch_size_per_device")
     if evaluated is not None and whole(conversion, "eval_batch_size_per_device", evaluated):
         conversion.put("batchsize_conf.per_device_eval_batch_size", evaluated, "eval_batch_size_per_device", evaluated)
@@ -221,6 +223,17 @@ def _events(take: Callable[[str], Any], conversion: Conversion) -> None:
     every, most, keep = (
         take(key) for key in ("checkpoint_every_n_epochs", "max_num_checkpoints", "num_checkpoints_to_keep")
     )
+    often = take("checkpoint_and_evaluation_frequency")
+    if often is not None:
+        key, frequency = "checkpoint_and_evaluation_frequency", _mapping(often)
+        number = frequency.get("value", frequency.get("frequency"))
+        if frequency.get("strategy") != "epochs":
+            conversion.refuse(
+                key, often, "give epochs, or remove it and set eval_steps and save_steps of training_args"
+            )
+        elif whole(conversion, key, number):
+            conversion.notes.append(f"{key}: {show(often)} means checkpoint_every_n_epochs: {number}")
+            every = number if every is None else every
     # --validation may give the data that the file lacks.
     conversion.later.append(lambda: _put_events(every, most, keep, conversion))
 
@@ -304,6 +317,11 @@ def _logger(take: Callable[[str], Any], conversion: Conversion) -> None:
 def _other(key: str, value: Any, conversion: Conversion) -> None:
     if key in LEFT_OUT:
         conversion.drop(key, value, LEFT_OUT[key])
+    elif key == "embedding_scaling_technique":
+        if value == "none":
+            conversion.drop(key, value, "nothing is scaled")
+        else:
+            conversion.refuse(key, value, "the context of a model is not extended; remove it and lower context_length")
     elif key in RENAMED:
         path = RENAMED[key]
         if path.startswith("sft_args.") and conversion.get("method") == "dpo":

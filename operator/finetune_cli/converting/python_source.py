@@ -13,6 +13,8 @@ from typing import Any
 from finetune_cli.converting.conversion import Code
 from finetune_cli.errors import CliError
 
+LONGEST = 100_000  # characters that a name may stand for: names of names would otherwise grow without end
+
 
 @dataclass(frozen=True)
 class Call:
@@ -40,13 +42,14 @@ class Source:
 
 def read_source(text: str, name: str) -> Source:
     """Parses Python. Raises CliError if it is none."""
+    reader = _Reader()
     try:
-        tree = ast.parse(text)
+        reader.visit(ast.parse(text))
     except (SyntaxError, ValueError) as error:
         line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         raise CliError(f"{name}{line}: this is no Python: {getattr(error, 'msg', error)}") from None
-    reader = _Reader()
-    reader.visit(tree)
+    except (RecursionError, MemoryError):
+        raise CliError(f"{name}: its expressions are nested too deeply to be read") from None
     return reader.source
 
 
@@ -91,7 +94,9 @@ class _Reader(ast.NodeVisitor):
             self.source.values[name] = read
             self._nodes.pop(name, None)
             if not isinstance(read, Code):
-                self._nodes[name] = _Fold(self._nodes).visit(_copy(value))
+                folded = _Fold(self._nodes).visit(_copy(value))
+                if len(ast.unparse(folded)) <= LONGEST:
+                    self._nodes[name] = folded
 
     def _value(self, node: ast.expr) -> Any:
         folded = _Fold(self._nodes).visit(_copy(node))

@@ -68,6 +68,12 @@ def _arguments(arguments: Mapping[str, Any], conversion: Conversion) -> None:
         per_device_why="",
         defaults={},
     )
+    half = any(conversion.get(f"training_args.{key}") is True for key in ("bf16", "fp16"))
+    path = "run_conf.model_args.torch_dtype"
+    if not half and conversion.get(path) is None:
+        conversion.default(
+            path, "float32", f"{PREFIX}.bf16 or fp16", "left out, the device would decide here", old="fp32"
+        )
 
 
 def _model(source: Source, conversion: Conversion) -> None:

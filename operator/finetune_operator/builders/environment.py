@@ -1,7 +1,7 @@
 """Environment of the download and train containers: ours, then credentials by reference, then the user's."""
 
 from finetune_api import constants
-from finetune_api.locations import parse_location
+from finetune_api.locations import Scheme, parse_location
 
 from ..plan.types import Object
 from .request import Request
@@ -76,16 +76,17 @@ def _network(request: Request) -> list[Object]:
 
 
 def data_locations(request: Request) -> list[str]:
-    """The paths of all data files, in the order of the manifest, each once."""
+    """The paths of all datasets that are used (those of weight 0 are not), in the order of the manifest, each once."""
     paths: list[str] = []
     for source in (request.spec.data_conf.training_data, request.spec.data_conf.validation_data):
-        paths += [dataset.path for dataset in getattr(source, "datasets", None) or []]
+        datasets = getattr(source, "datasets", None) or []
+        paths += [dataset.path for dataset in datasets if getattr(dataset, "sampling_weight", 1.0) > 0]
     return list(dict.fromkeys(paths))
 
 
-def mounted_sources(request: Request) -> tuple[list[str], list[str]]:
-    """Claims and ConfigMaps that the download pod copies data from."""
+def mounted_sources(request: Request) -> list[tuple[Scheme, str]]:
+    """What the download pod reads data from in its own file system, as scheme and name: claims (pvc), ConfigMaps
+    (configmap), and the ConfigMaps of named datasets (dataset)."""
     locations = [parse_location(path) for path in data_locations(request)]
-    claims = dict.fromkeys(location.container for location in locations if location.scheme == "pvc")
-    maps = dict.fromkeys(location.container for location in locations if location.scheme == "configmap")
-    return list(claims), list(maps)
+    found = [(location.scheme, location.container) for location in locations]
+    return [one for one in dict.fromkeys(found) if one[0] in ("pvc", "configmap", "dataset")]

@@ -7,6 +7,11 @@ from .environment import CA_DIR, mounted_sources
 from .request import Request
 
 USER = 1000
+MOUNT_DIRS = {
+    "pvc": constants.PVC_MOUNT_DIR,
+    "configmap": constants.CONFIGMAP_MOUNT_DIR,
+    "dataset": constants.DATASET_MOUNT_DIR,
+}
 SHARED_MEMORY = "shm"
 
 
@@ -111,17 +116,12 @@ def _model(request: Request, role: str) -> list[tuple[Object, Object]]:
 
 
 def _sources(request: Request) -> list[tuple[Object, Object]]:
-    claims, maps = mounted_sources(request)
-    return [
-        *(
-            (_claim(name, f"data-{i}"), {"mountPath": f"{constants.PVC_MOUNT_DIR}/{name}", "readOnly": True})
-            for i, name in enumerate(claims)
-        ),
-        *(
-            (_config_map(name, f"map-{i}"), {"mountPath": f"{constants.CONFIGMAP_MOUNT_DIR}/{name}", "readOnly": True})
-            for i, name in enumerate(maps)
-        ),
-    ]
+    """A named dataset is a ConfigMap that says where the data lies; the other mounts hold the data itself."""
+    pairs: list[tuple[Object, Object]] = []
+    for number, (scheme, name) in enumerate(mounted_sources(request)):
+        volume = _claim(name, f"data-{number}") if scheme == "pvc" else _config_map(name, f"data-{number}")
+        pairs.append((volume, {"mountPath": f"{MOUNT_DIRS[scheme]}/{name}", "readOnly": True}))
+    return pairs
 
 
 def _claim(claim: str, name: str) -> Object:

@@ -150,8 +150,8 @@ def _describe(status: Object, context: Context, verdict: Verdict, now: datetime)
     status["attempts"] = _attempts(context, now)
     status["attempt"] = context.attempts[-1]["id"] if context.attempts else 0
     status["failures"] = sum(attempt.get("outcome") == RETRY for attempt in context.attempts)
-    if request.notices:
-        status["notices"] = list(request.notices)
+    if said := progress.notices_of(request.notices, status.get("notices") or ()):
+        status["notices"] = said
     if run := known_run(context):
         ours = {"experimentId": run.experiment_id, "runId": run.run_id, "url": run.url}
         status["mlflow"] = {**(status.get("mlflow") or {}), **{key: value for key, value in ours.items() if value}}
@@ -167,7 +167,8 @@ def _reports(context: Context, now: datetime) -> list[tuple[Object, bool]]:
     if not context.observed.status.get("dataset"):
         for job in context.download_jobs[-1:]:
             found = _last_words(context, job, constants.ROLE_DOWNLOAD)
-            reports += [({key: found[key] for key in ("dataset", "effective") if key in found}, False)] if found else []
+            kept: Object = {key: found[key] for key in ("dataset", "effective", "notices") if key in found}
+            reports += [(kept, False)] if kept else []
     if live := _due_progress(context, now):
         reports.append((live, False))
     recorded = {a["id"] for a in context.observed.status.get("attempts") or [] if a.get("endTime")}

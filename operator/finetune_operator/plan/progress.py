@@ -4,7 +4,10 @@ A later report replaces an earlier field by field: a pod that starts anew and ha
 known one. Numbers are rounded here, since people read them and since digits that mean nothing must not cause a write.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
+
+from finetune_api.status import MAX_NOTICES_KEPT
 
 from . import times
 from .types import Object
@@ -33,6 +36,7 @@ PROGRESS_KEYS = (
 )
 SECTIONS = ("dataset", "effective", "mlflow", "model")
 CHECKPOINTS_KEPT = 20
+NOTICE_LENGTH = 1024
 
 
 def is_due(status: Object, report: Object, now: datetime, interval: float) -> bool:
@@ -65,7 +69,15 @@ def merged(status: Object, report: Object, now: str, final: bool = False) -> Obj
             fields[section] = {**(status.get(section) or {}), **_known(report[section])}
     if report.get("checkpoints"):
         fields["checkpoints"] = report["checkpoints"][-CHECKPOINTS_KEPT:]
+    if report.get("notices"):
+        fields["notices"] = notices_of(status.get("notices") or (), report["notices"])
     return fields
+
+
+def notices_of(*parts: Iterable[str]) -> list[str]:
+    """What was said, each once and in order: by the operator about the manifest, by the pods about data and model."""
+    said = dict.fromkeys(notice[:NOTICE_LENGTH] for part in parts for notice in part)
+    return list(said)[:MAX_NOTICES_KEPT]
 
 
 def _known(section: Object) -> Object:

@@ -6,8 +6,11 @@ made smaller with --set; every other key is the document's.
 
 import json
 import math
+import os
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,8 +130,9 @@ def test_the_engine_s_values(converted, trained, base_model, dialogues, validati
     assert list(run.losses.values())[-1] < run.losses[1]
 
 
-def test_the_hugging_face_script(converted, trained, make_model, tmp_path):
-    """wikitext stands in a folder with a configuration and splits, as on the hub."""
+@pytest.fixture
+def wikitext(tmp_path):
+    """A dataset with the document's configuration and splits in a folder, as it lies on the hub."""
     import pyarrow
     import pyarrow.parquet
 
@@ -140,21 +144,59 @@ def test_the_hugging_face_script(converted, trained, make_model, tmp_path):
     files = [{"split": split, "path": f"{folder.name}/{split}-*"} for split in ("train", "validation")]
     card = yaml.safe_dump({"configs": [{"config_name": folder.name, "data_files": files}]})
     (folder.parent / "README.md").write_text(f"---\n{card}---\n")
-    place = json.dumps(str(folder.parent))
+    return folder.parent
+
+
+def script_on(data):
+    """The changes that put data in the place of the script's dataset."""
+    place = json.dumps(str(data))
+    return [f"data_conf.{part}.datasets[0].path={place}" for part in ("training_data", "validation_data")]
+
+
+def test_the_hugging_face_script(converted, trained, make_model, wikitext):
     manifest = converted(
         EXAMPLES / "document-004/script.py",
         *("--basemodel", make_model(architecture="gpt2")),
-        changes=[
-            *(ON_CPU, "training_args.fp16=null"),
-            *(f"data_conf.{data}.datasets[0].path={place}" for data in ("training_data", "validation_data")),
-        ],
+        changes=[ON_CPU, "training_args.fp16=null", *script_on(wikitext)],
     )
     downloaded, run, _ = trained(manifest)
     assert downloaded.dataset.examples == 20
     assert run.report.total_steps == 9  # 3 epochs of 20 rows in batches of 8
     assert sorted(run.eval_losses) == [3, 6, 9]
-    assert {path.name for path in run.checkpoints.glob("checkpoint-[0-9]*")} == {
-        f"checkpoint-{step}" for step in (3, 6, 9)
-    }
+    saved = {path.name for path in run.checkpoints.glob("checkpoint-[0-9]*")}
+    assert saved == {"checkpoint-3", "checkpoint-6", "checkpoint-9"}
     assert (run.final / "tokenizer.json").exists()
     assert run.report.eval_loss == run.eval_losses[9]
+
+
+def test_finetune_run_trains_on_the_cpu_what_a_script_would_on_a_gpu(converted, make_model, wikitext, tmp_path):
+    """Nothing but the model and the data is changed: one GPU and fp16 are asked for."""
+    model = make_model(architecture="gpt2")
+    manifest = converted(EXAMPLES / "document-004/script.py", "--basemodel", model, changes=script_on(wikitext))
+    assert (manifest["spec"]["finetuningGpus"], manifest["spec"]["training_args"]["fp16"]) == (1, True)
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "finetune_cli.main",
+            "run",
+            "-f",
+            "-",
+            "--work-dir",
+            str(tmp_path / "work"),
+            "-o",
+            "json",
+        ],
+        input=json.dumps(manifest),
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "note: this machine has no GPU: finetuningGpus 1 -> 0" in result.stderr
+    assert "note: training_args.fp16 needs a GPU: trained in fp32" in result.stderr
+    told = json.loads(result.stdout)
+    assert (told["phase"], told["step"]) == ("Succeeded", 9)
+    assert (Path(told["model"]["path"]) / "model.safetensors").exists()

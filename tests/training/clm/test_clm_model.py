@@ -127,6 +127,26 @@ def test_sizes_by_the_architectures_own_names(folder_of: Callable[..., Path], ar
     assert layers == {"0"}
 
 
+@pytest.mark.parametrize(
+    ("architecture", "settings", "expected"),
+    [
+        ("llama", {}, {"head_dim": 16, "num_key_value_heads": 4}),  # followed from the base model's sizes
+        ("llama", {"num_key_value_heads": 2, "head_dim": 8}, {"head_dim": 8, "num_key_value_heads": 2}),  # chosen there
+        ("gemma2", {}, {"head_dim": 256, "num_key_value_heads": 4}),
+        ("qwen3", {"num_hidden_layers": 6}, {"layer_types": ["full_attention"] * 3}),
+        ("opt", {}, {"word_embed_proj_dim": 64}),
+    ],
+)
+def test_what_follows_from_a_size_follows(
+    folder_of: Callable[..., Path], architecture: str, settings: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """Four heads, width 64, three layers: what the base model's configuration spelt out moves with them, unless
+    it was a choice of its own."""
+    sizes = {"num_hidden_layers": 3, "num_attention_heads": 4, "hidden_size": 64}
+    config = changed_config(folder_of(architecture, **settings), Hyperparameters(True, sizes)).to_dict()
+    assert {key: config[key] for key in expected} == expected
+
+
 def test_the_same_seed_gives_the_same_weights_whatever_was_drawn_before(folder_of: Callable[..., Path]) -> None:
     import torch
 

@@ -1,14 +1,17 @@
 """Plain text to examples: every format, every way to deal with length, bad rows named."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from finetune_trainer.data import LightTokenizer, load_training_data, prepare_tokenizer
-from finetune_trainer.data.text import special_tokens
+from finetune_trainer.data import Example, LightTokenizer, load_training_data, prepare_tokenizer
+from finetune_trainer.data.text import pack, special_tokens
 from finetune_trainer.errors import BadConfiguration, BadData
 
 Load = Callable[..., Any]
@@ -233,3 +236,19 @@ def test_padding_of_gpt2_is_masked_by_position(clm_job: Any, gpt2: Path, tmp_pat
     assert batch.input_ids.shape == (1, 12)
     assert batch.target_ids.tolist() == rows[0].input_ids[1:]
     assert batch.target_ids.tolist().count(END) == 2
+
+
+@given(
+    lengths=st.lists(st.integers(min_value=1, max_value=40), max_size=30),
+    block_size=st.integers(min_value=2, max_value=20),
+)
+def test_packing_neither_loses_nor_doubles_a_token(lengths: list[int], block_size: int) -> None:
+    counter = itertools.count()
+    texts = [Example(ids, ids) for ids in ([next(counter) for _ in range(length)] for length in lengths)]
+    blocks = [block.input_ids for block in pack(texts, block_size)]
+    packed = [token for block in blocks for token in block]
+    rest = sum(lengths) - len(packed)
+    assert packed == list(range(len(packed)))
+    assert rest == (1 if sum(lengths) % block_size == 1 else 0)
+    assert all(len(block) == block_size for block in blocks[:-1])
+    assert all(2 <= len(block) <= block_size for block in blocks)

@@ -183,3 +183,29 @@ def test_resume_goes_on_with_the_same_losses(train_here: Any, clm_job: Any, gpt2
 
 def targets(row: dict[str, Any]) -> int:
     return int((row["labels"][1:] != -100).sum())
+
+
+def test_an_adapter_on_plain_text(train_here: Any, clm_job: Any, gpt2: Path, text_file: Path) -> None:
+    """The exported adapter merges into a model that loads; the loss falls."""
+    from transformers import AutoModelForCausalLM
+
+    peft = {"peft_type": "LORA", "peft_kwargs": {"r": 4, "target_modules": ["c_attn"], "fan_in_fan_out": True}}
+    run = train_here(
+        clm_job(gpt2, text_file, training_args={"max_steps": 8, "learning_rate": 2e-2}, spec={"peft_conf": peft})
+    )
+    assert run.losses[8] < run.losses[1]
+    AutoModelForCausalLM.from_pretrained(run.checkpoints / "checkpoint-final-merged")
+
+
+def test_the_last_report_says_the_perplexity() -> None:
+    from types import SimpleNamespace
+
+    from finetune_trainer.train.rank import Rank
+
+    rank = Rank()
+    rank.progress.update(step=9, first_loss=4.0, loss=3.0, eval_loss=2.0)
+    for method, told in (("clm", ", evaluation loss 2.0000 (perplexity 7.39)"), ("sft", ", evaluation loss 2.0000")):
+        spec = SimpleNamespace(method=method)
+        settings = SimpleNamespace(resolved=SimpleNamespace(spec=spec))
+        rank.run = SimpleNamespace(settings=settings, remarks=[])  # type: ignore[assignment]
+        assert rank._done_text() == f"trained 9 steps, loss 4.0000 to 3.0000{told}"

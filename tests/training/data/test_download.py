@@ -127,6 +127,25 @@ def test_model_and_data_arrive_and_the_account_is_right(pod: Pod, filled: Path) 
     assert next((pod.work / "data").glob("*-train.jsonl")).read_bytes() == (filled / "train.jsonl").read_bytes()
 
 
+def test_an_outline_is_the_model_without_its_weights(pod: Pod, filled: Path) -> None:
+    """What `finetune plan` fetches: the plan is that of the whole model."""
+    pod.configure()
+    whole = pod.run()
+    shutil.rmtree(pod.cache)
+    config = download.read_config()
+    resolved = resolve(config.parsed_spec())
+    places = download.Places.from_environment()
+    folder, _ = download.bring_inputs(resolved.spec, places, outline=True)
+    plan, _ = download.examine(config, resolved, places, folder)
+    assert plan.dataset_report() == whole.dataset
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["_TENSORS.json", *(path.name for path in (filled / "model").iterdir() if path.suffix != ".safetensors")]
+    )
+    pod.run()  # brings the whole, which an outline must not stand for
+    folder, _ = download.bring_inputs(resolved.spec, places, outline=True)
+    assert (folder / "model.safetensors").is_file()
+
+
 def test_a_second_run_needs_no_model_and_sees_changed_data(pod: Pod, filled: Path) -> None:
     pod.configure()
     pod.run()

@@ -175,21 +175,32 @@ def test_evaluation_is_the_mean_over_pairs_at_any_batch_size(
     assert logged(runs[0], "eval_logps/chosen")[0] == pytest.approx(mean, rel=1e-5)
 
 
+SYNC = {"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.5}
+
+
 @pytest.mark.parametrize(
-    ("dpo_args", "lora"),
+    ("dpo_args", "lora", "architecture"),
     [
-        ({}, False),
-        ({"precompute_ref_log_probs": True}, False),
-        ({"sync_ref_model": True, "ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.5}, False),
-        ({"disable_dropout": False}, {"r": 4, "lora_dropout": 0.2, "target_modules": "all-linear"}),
-        ({"precompute_ref_log_probs": True}, {"r": 4, "bias": "all", "target_modules": "all-linear"}),
+        ({}, False, "llama"),
+        ({"precompute_ref_log_probs": True}, False, "llama"),
+        (SYNC, False, "llama"),
+        ({**SYNC, "disable_dropout": False}, False, "gpt2"),
+        ({"disable_dropout": False}, {"r": 4, "lora_dropout": 0.2, "target_modules": "all-linear"}, "llama"),
+        ({"precompute_ref_log_probs": True}, {"r": 4, "bias": "all", "target_modules": "all-linear"}, "llama"),
     ],
-    ids=["copy", "precomputed", "moving reference", "dropout", "precomputed with biases"],
+    ids=["copy", "precomputed", "moving", "moving, tied, with dropout", "dropout", "precomputed with biases"],
 )
 def test_an_interrupted_run_continues_with_the_same_losses(
-    train_here: Any, make_dpo: Any, tmp_path: Path, dpo_args: dict[str, Any], lora: Any
+    train_here: Any,
+    make_dpo: Any,
+    make_model: Any,
+    tmp_path: Path,
+    dpo_args: dict[str, Any],
+    lora: Any,
+    architecture: str,
 ) -> None:
-    config = make_dpo(dpo_args, lora=lora, per_device=4)
+    model = make_model(architecture=architecture)
+    config = make_dpo(dpo_args, lora=lora, per_device=4, model=model)
     whole = train_here(config)
     assert len(whole.losses) == 6
     stopped = train_here(config, tmp_path, stop_after=3)
@@ -327,3 +338,26 @@ def test_two_processes_take_the_same_steps_as_one(
     for name in ("loss", "rewards/margins", "logps/chosen", "eval_loss", "eval_rewards/margins"):
         seen = [entry[name] for entry in state["history"] if name in entry]
         assert seen == pytest.approx(logged(one, name), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("loss_type", ["sigmoid", "sigmoid_norm", "hinge", "ipo", "sppo_hard", "apo_zero", "sft"])
+def test_a_process_without_rows_adds_nothing(base_model: Path, loss_type: str) -> None:
+    """It takes part in the reduction of gradients with a filler, whose loss would be that of equal answers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from finetune_trainer.train.batches import Padding
+    from finetune_trainer.train.preference import PreferenceLearning
+    from finetune_trainer.train.preference_loss import PreferenceSettings
+    from finetune_trainer.train.reference import FrozenCopy
+    from finetune_trainer.train.sampler import FILLER
+
+    model = AutoModelForCausalLM.from_pretrained(base_model)
+    objective = PreferenceLearning(model, Padding(0, "right"), PreferenceSettings(loss_type), FrozenCopy(model))
+    examples = objective.examples([])
+    sums = objective.sums(model, examples.collate([examples[FILLER]]), training=True)
+    sums.loss.backward()
+    assert sums.loss.item() == 0.0
+    assert sums.metrics is not None
+    assert torch.equal(sums.metrics, torch.zeros_like(sums.metrics))
+    assert all(one.grad is not None and not one.grad.any() for one in model.parameters())

@@ -26,6 +26,8 @@ from finetune_api.spec import FineTuneJobSpec
         ("pvc://claim/dir", Location("pvc", "claim", "dir"), "pvc://claim/dir"),
         ("pvc://claim", Location("pvc", "claim", ""), "pvc://claim"),
         ("configmap://name/key", Location("configmap", "name", "key"), "configmap://name/key"),
+        ("hf://datasets/org/n", Location("hf", "datasets/org/n", ""), "hf://datasets/org/n"),
+        ("dataset://dialogues.v2", Location("dataset", "dialogues.v2", ""), "dataset://dialogues.v2"),
     ],
 )
 def test_forms(text: str, location: Location, uri: str) -> None:
@@ -44,6 +46,10 @@ def test_forms(text: str, location: Location, uri: str) -> None:
         ("hf://datasets/org", "write hf://org/name"),
         ("https://user:pw@host/a", "credentials do not belong"),
         ("s3://bucket/../other", "name the place itself"),
+        ("dataset://name/train", "a dataset's name is all; write dataset://name"),
+        ("dataset://", "write dataset://name"),
+        ("dataset://Team_1", "cannot be the name of an object in the cluster"),
+        ("pvc://-x/a", "cannot be the name of an object in the cluster"),
     ],
 )
 def test_what_names_nothing_says_what_to_write(text: str, said: str) -> None:

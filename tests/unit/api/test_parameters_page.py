@@ -7,20 +7,25 @@ import ast
 import json
 import re
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from finetune_api import parameters
-from finetune_api.generator.parameters_page import parameters_page
+from finetune_api.generator.crd import spec_schema
+from finetune_api.generator.parameters_page import own_keys, parameters_page
 from finetune_api.parameters import proof
+from finetune_api.training_args import SUPPORTED
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDE = ROOT / "docs/guide.md"
 LINK = re.compile(r"\[([^\]]+)\]\(([^)]+)\)")
 LISTS = Path(__file__).parent / "documents"
 ROWS = parameters.all_parameters()
-NAMED = sorted({test for row in ROWS for test in parameters.tests_of(row)})
+# What acts without being any document's own: every argument of the trainer, and our own keys.
+OTHER_KEYS = [f"training_args.{name}" for name in SUPPORTED] + [key for key, _ in own_keys(spec_schema())]
+NAMED = sorted({test for row in ROWS for test in parameters.tests_of(row)} | {*chain(*proof.OF_KEY.values())})
 
 
 @cache
@@ -42,6 +47,11 @@ def test_every_parameter_is_shown_by_a_test(row: parameters.Parameter) -> None:
     shown = set(parameters.tests_of(row))
     acts = shown - set(proof.converted(row)) if row.ours else shown
     assert acts, f"name a test of {row.name} in finetune_api/parameters/proof.py"
+
+
+@pytest.mark.parametrize("key", OTHER_KEYS)
+def test_every_other_key_is_shown_by_a_test(key: str) -> None:
+    assert proof.OF_KEY.get(key), f"name a test of {key} in finetune_api/parameters/proof.py"
 
 
 @pytest.mark.parametrize("test", NAMED)
@@ -66,14 +76,14 @@ def test_the_guide_has_every_item_of_its_document_with_a_test_that_exists() -> N
 
 
 def test_proofs_are_of_keys_and_rows_that_exist() -> None:
-    assert set(proof.OF_KEY) <= {key for row in ROWS for key in row.ours}
+    assert set(proof.OF_KEY) <= {key for row in ROWS for key in row.ours} | set(OTHER_KEYS)
     assert set(proof.OF_ROW) <= {(row.document, row.section, row.key) for row in ROWS}
 
 
 def test_the_page_has_a_line_for_every_parameter_of_every_document() -> None:
-    page = parameters_page()
+    page = parameters_page(spec_schema())
     assert page == (ROOT / "docs/reference/parameters.md").read_text(encoding="utf-8"), "run make generate"
-    chapters = re.split(r"^## Document (\d+)", page, flags=re.MULTILINE)[1:]
+    chapters = re.split(r"^## Document (\d+)", page.partition("\n## training_args")[0], flags=re.MULTILINE)[1:]
     lines = dict(zip(chapters[::2], chapters[1::2], strict=True))
     assert set(lines) == {path.stem[:3] for path in LISTS.glob("*.json")}
     for path in LISTS.glob("*.json"):
@@ -84,6 +94,6 @@ def test_the_page_has_a_line_for_every_parameter_of_every_document() -> None:
 
 
 def test_every_link_of_the_page_leads_somewhere() -> None:
-    targets = set(re.findall(r"\]\(([^)#]+)\)", parameters_page()))
+    targets = set(re.findall(r"\]\(([^)#]+)\)", parameters_page(spec_schema())))
     assert targets
     assert [target for target in targets if not (ROOT / "docs/reference" / target).exists()] == []

@@ -10,7 +10,14 @@ from finetune_api.job_config import JobConfig, TrackedRun
 from finetune_api.report import ProgressReport, TerminationReport
 from finetune_api.resolve import resolve
 from finetune_api.spec import FineTuneJobSpec
-from finetune_api.status import CheckpointReport, FineTuneJobStatus, Progress
+from finetune_api.status import (
+    CheckpointReport,
+    DatasetReport,
+    EffectiveSettings,
+    FineTuneJobStatus,
+    MemoryEstimate,
+    Progress,
+)
 
 
 def test_a_report_is_camel_case_without_what_is_unknown() -> None:
@@ -41,6 +48,30 @@ def test_a_report_always_fits(filler: str) -> None:
     assert read is not None
     assert (read.reason, read.exit_code, read.step) == ("BadData", 65, 7)
     assert read.message
+
+
+def test_many_notices_never_cost_the_account() -> None:
+    """What the download found in the data stands in status whatever else there was to say."""
+    dataset = DatasetReport(
+        **dict.fromkeys(DatasetReport.model_fields.keys() - {"memory", "pad_share"}, 10**12),
+        pad_share=0.1234,
+        memory=MemoryEstimate(**dict.fromkeys(MemoryEstimate.model_fields, 10**12)),
+    )
+    effective = EffectiveSettings(learning_rate=1e-5, distributed_type="auto-deepspeed-stage3", warmup_steps=10**9)
+    report = TerminationReport(
+        reason="Completed",
+        message="m" * 2000,
+        exit_code=0,
+        dataset=dataset,
+        effective=effective,
+        notices=["n" * 400] * 32,
+    )
+    text = report.to_message()
+    assert len(text.encode()) <= TERMINATION_LOG_LIMIT
+    read = TerminationReport.from_message(text)
+    assert read is not None
+    assert (read.dataset, read.effective) == (dataset, effective)
+    assert read.notices
 
 
 def test_the_newest_checkpoints_are_kept() -> None:

@@ -217,3 +217,15 @@ def test_whole_steps_are_integers(spec: dict[str, Any]) -> None:
     again = resolve(once.spec)
     assert repr(again.training_args["save_steps"]) == "100"
     assert again.training_args["logging_steps"] == 0.1
+
+
+def test_what_cannot_be_merged_is_not_unless_it_was_asked_for(spec: dict[str, Any]) -> None:
+    """mergeAdapter is true by default; then the adapter alone is the result, and a notice says so."""
+    peft = {"peft_type": "P_TUNING", "peft_kwargs": {"num_virtual_tokens": 8}}
+    first = resolved(spec, peft_conf=peft)
+    assert not first.merge_adapter
+    assert first.spec.merge_adapter is False
+    assert any("P_TUNING adapter cannot be merged" in notice for notice in first.notices)
+    again = resolve(FineTuneJobSpec.model_validate(first.spec.to_dict()))
+    assert again.notices == []
+    assert again.spec == first.spec

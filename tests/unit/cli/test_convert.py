@@ -37,6 +37,17 @@ class Converted:
     def spec(self):
         return self.manifest["spec"]
 
+    def conversion_of(self, path):
+        """Whether the manifest has a key at a path of spec."""
+        here = self.spec
+        for step in path.split("."):
+            here = here[0] if isinstance(here, list) else here
+            key = step.removesuffix("[]")
+            if key not in here:
+                return False
+            here = here[key]
+        return True
+
     def said(self, *parts):
         """The one note that has all of these parts."""
         (note,) = [note for note in self.notes if all(part in note for part in parts)]
@@ -289,6 +300,13 @@ llm.train(data_or_dataset_id="/data/x.jsonl", finetune_args={{**BASE, "max_steps
     assert spec["finetuningGpus"] == 2
 
 
+def test_names_of_names_do_not_grow_without_end(convert):
+    doubled = "\n".join(f"n{i + 1} = [n{i}, n{i}]" for i in range(40))
+    text = f"n0 = [1, 2, 3, 4]\n{doubled}\nllm.tune(data_or_dataset_id='/a.csv', finetune_args={{'max_steps': n40}})"
+    (error,) = convert(text, "--basemodel", "org/model", name="job.py").errors
+    assert error == "finetune_args.max_steps: n40: the program computes it; write its value"
+
+
 def test_what_the_program_computes_is_an_error_with_its_text(convert):
     text = 'llm.tune(data_or_dataset_id=load(), finetune_args={"max_steps": 10}, gpu_config=choose(2))'
     errors = convert(text, "--basemodel", "org/model", name="job.py").errors
@@ -447,6 +465,8 @@ def test_preference_tuning_is_told_by_its_section(llmforge):
         ({"lora_config": {"rank": 4}}, "lora_config.rank: 4 -> spec.peft_conf.peft_kwargs.rank"),
         ({"worker_resources": {"CPU": 4}}, "worker_resources.CPU: 4: give accelerator_type:KIND"),
         ({"checkpoint_every_n_epochs": 5, "max_num_checkpoints": 2}, "there is no validation data; give valid_path"),
+        ({"checkpoint_and_evaluation_frequency": {"strategy": "steps", "value": 9}}, "give epochs, or remove it"),
+        ({"embedding_scaling_technique": "linear"}, "the context of a model is not extended"),
         ({"min_update_steps": 1, "min_num_update_steps": 2}, "min_update_steps (1) means the same; keep one"),
     ],
 )
@@ -581,6 +601,14 @@ def test_training_arguments_alone_in_three_languages(convert, text, name):
     assert "max_steps (10) decides" in converted.said("num_train_epochs")
 
 
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [({}, "float32"), ({"bf16": False, "fp16": False}, "float32"), ({"bf16": True}, None), ({"fp16": True}, None)],
+)
+def test_without_half_precision_transformers_trains_in_fp32(arguments, given, dtype):
+    assert arguments(**given, max_steps=3).spec["run_conf"].get("model_args", {}).get("torch_dtype") == dtype
+
+
 def test_set_changes_the_spec_before_it_is_checked(arguments):
     flags = ("--set", "method=sft", "--set", "clm_args=null", "--set", "sft_args={}", "--set", "finetuningGpus=0")
     spec = arguments(*flags, max_steps=5).spec
@@ -591,6 +619,7 @@ def test_set_changes_the_spec_before_it_is_checked(arguments):
     ("given", "becomes"),
     [
         ({"evaluation_strategy": "no"}, {"eval_strategy": "no"}),
+        ({"save_strategy": False}, {"save_strategy": "no"}),
         ({"group_by_length": True}, {"train_sampling_strategy": "group_by_length"}),
         ({"warmup_ratio": 0.03, "warmup_steps": 0}, {"warmup_steps": 0.03}),
         ({"warmup_ratio": 0.03, "warmup_steps": 20}, {"warmup_steps": 20}),
@@ -648,16 +677,45 @@ def test_no_argument_of_lamini_is_lost(lamini, row):
     assert converted.spec
 
 
-@pytest.mark.parametrize(
-    "row", [row for row in parameters_of("001") if not row.beyond and row.default is not None], ids=lambda row: row.name
-)
+OTHERS_OF_LLMFORGE = {
+    "model_id": "org/model",
+    "train_path": "s3://b/t.jsonl",
+    "valid_path": "s3://b/v.jsonl",
+    "initial_base_model_ckpt_path": "s3://b/base",
+    "initial_adapter_model_ckpt_path": "s3://b/adapter",
+    "weight_decay": 0.1,
+    "gradient_checkpointing": True,
+    "liger_kernel": {"enabled": False},
+    "preference_tuning_config": {"beta": 0.1},
+    "logger": {"provider": "mlflow", "tracking_uri": "http://m:5000"},
+    "checkpoint_and_evaluation_frequency": {"strategy": "epochs", "value": 2},
+    "embedding_scaling_technique": "none",
+    "output_dir": "/mnt",
+    "artifact_storage": "s3://b/artifacts",
+    "dataset_size_scaling_factor": 10_000,
+    "trainer_resources": {"memory": 1},
+    "min_num_update_steps": 50,
+}
+REFUSED_OF_LLMFORGE = {
+    "deepspeed": {"config_path": "zero_3.json"},
+    "generation_config": {"prompt_format": {}},
+    "classifier_config": {"label_tokens": ["a"]},
+    "vision_language_config": {},
+}
+
+
+@pytest.mark.parametrize("row", list(parameters_of("001")), ids=lambda row: row.name)
 def test_no_key_of_llmforge_is_lost(llmforge, row):
+    if row.key in REFUSED_OF_LLMFORGE:
+        converted = llmforge(**{row.key: REFUSED_OF_LLMFORGE[row.key]})
+        assert [error for error in converted.errors if error.startswith(row.key)]
+        return
+    value = OTHERS_OF_LLMFORGE.get(row.key, row.default)
     nested = row.section in ("lora_config", "worker_resources")
-    converted = llmforge(
-        valid_path="s3://b/v.jsonl", **({row.section: {row.key: row.default}} if nested else {row.key: row.default})
-    )
+    given = {"valid_path": "s3://b/v.jsonl", **({row.section: {row.key: value}} if nested else {row.key: value})}
+    converted = llmforge(**given)
     assert [line for line in converted.notes if row.key in line]
-    assert converted.spec
+    assert all(converted.conversion_of(path) for path in row.ours)
 
 
 @pytest.mark.parametrize(
@@ -686,6 +744,8 @@ def test_the_source_is_told_by_its_keys(convert, given, source):
         ("kind: FineTuneJob", "x.yaml", "is a FineTuneJob already"),
         ("- 1", "x.yaml", "one mapping is wanted"),
         ("a: [", "x.yaml", "x.yaml:1"),
+        ("num_devices: 1\nnum_devices: 2", "x.yaml", "x.yaml:2: num_devices is given twice; keep one"),
+        (f"x = {'(' * 5000}{')' * 5000}", "x.py", "x.py"),
         ("print(1)", "x.py", "there is no call of tune or TrainingArguments"),
     ],
 )
@@ -699,6 +759,13 @@ def test_a_model_and_data_that_nobody_named(convert):
     errors = convert({"r_value": 8}).errors
     assert "basemodel: the source names no model; give --basemodel hf://org/name, or another place" in errors
     assert "data_conf.training_data: the source names no data; give --data LOCATION" in errors
+
+
+@pytest.mark.parametrize("example", ["convert/lamini.py", "convert/llmforge.yaml", "convert/hugging_face.py"])
+def test_the_examples_convert(convert, example):
+    spec = convert(ROOT / "examples" / example).spec
+    assert spec["basemodel"] == "s3://models/tiny-llama"
+    assert spec["data_conf"]["training_data"]["datasets"][0]["path"].startswith("s3://datasets/")
 
 
 def test_json_output_and_stdin(finetune):

@@ -99,7 +99,7 @@ def test_another_system_s_name_is_explained_by_what_it_becomes(document, name, s
         ("training_args.output_dir", "owned", "the job's own volume"),
         ("training_args.warmup_ratio", "translated", "old name of training_args.warmup_steps"),
         ("training_args.overwrite_output_dir", "removed", "does not exist any more"),
-        ("training_args.torch_compile", "refused", "does not implement it"),
+        ("training_args.torch_compile", "refused", "is not supported"),
         ("memory_args.index_k", "refused", "Memory Tuning"),
         ("peft_conf.peft_kwargs.loftq_config", "refused", "LoftQ changes the base model's weights"),
         ("peft_conf.peft_kwargs.r", "restricted", "with ADALORA"),

@@ -98,6 +98,20 @@ def test_the_download_runs_where_the_gpus_are(world):
         assert spec["priorityClassName"] == "high"
 
 
+def test_the_accelerators_of_llmforge_choose_nodes(world):
+    """worker_resources' accelerator_type:A10G, and kinds with a size, by labels as NVIDIA's feature discovery sets
+    them; a label that the user gives too wins."""
+    labels = {
+        "A10G": {"nvidia.com/gpu.product": "NVIDIA-A10G"},
+        "A100-80G": {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB", "zone": "b"},
+    }
+    for kind, expected in labels.items():
+        spec = {**world.spec, "finetuningGpus": 1, "acceleratorType": kind, "nodeSelector": {"zone": "a"}}
+        found = {key(one): one for one in render(spec, "demo", "team", Settings(accelerator_labels=labels))}
+        for role in ("download", "train"):
+            assert pod(found, role)["nodeSelector"] == {**expected, "zone": "a"}
+
+
 def test_an_unknown_accelerator_names_the_known_ones(world):
     with pytest.raises(InvalidSpecError, match="H100"):
         objects(world, acceleratorType="H2000")
@@ -153,6 +167,26 @@ def test_data_on_claims_and_config_maps_is_mounted_in_the_download_only(world):
     ]
     rendered = objects(world)
     assert {"/mnt/pvc/lake", "/mnt/configmap/facts"} <= set(mounts(rendered, "download"))
+    assert not any(path.startswith("/mnt") for path in mounts(rendered, "train"))
+
+
+def test_a_named_dataset_is_its_config_map_mounted_in_the_download_only(world):
+    """Each once, beside a ConfigMap that holds data and may have the same name; an unused one does not keep a pod."""
+    world.spec["data_conf"]["training_data"] = {
+        "type": "PRECOMPUTE_WEIGHTED_MIX",
+        "datasets": [
+            {"path": "dataset://facts"},
+            {"path": "dataset://facts", "split": "more"},
+            {"path": "configmap://facts/c.jsonl"},
+            {"path": "dataset://unused", "sampling_weight": 0.0},
+        ],
+    }
+    rendered = objects(world)
+    mounted = mounts(rendered, "download")
+    assert mounted["/mnt/dataset/facts"]["readOnly"] is True
+    volumes = {volume["name"]: volume for volume in pod(rendered, "download")["volumes"]}
+    assert volumes[mounted["/mnt/dataset/facts"]["name"]]["configMap"] == {"name": "facts"}
+    assert [path for path in mounted if path.startswith("/mnt")] == ["/mnt/dataset/facts", "/mnt/configmap/facts"]
     assert not any(path.startswith("/mnt") for path in mounts(rendered, "train"))
 
 

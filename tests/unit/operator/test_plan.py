@@ -1,6 +1,7 @@
 """The plan, step by step: what is created when, and what status says meanwhile."""
 
 import copy
+import json
 
 import pytest
 
@@ -34,6 +35,29 @@ def test_after_the_download_the_first_try_starts(world, created):
     decisions = world.downloaded().plan()
     assert created(decisions) == ["ConfigMap/demo-1", "Job/demo-1"]
     assert decisions.status["dataset"] == {"examples": 5, "tokens": 70}
+
+
+def test_what_the_download_had_to_say_stays_in_status(world):
+    """Numbers in their sections, notices beside those about the manifest, each once, also when its pod is gone."""
+    world.spec["training_args"] |= {"max_steps": 9, "num_train_epochs": 2, "save_strategy": "epoch"}
+    memory = {"weights": 4, "gradients": 4, "optimizer": 8, "activations": 2}
+    report = {
+        "dataset": {"examples": 5, "padShare": 0.25, "leaks": 1, "memory": memory},
+        "effective": {"epochs": 3.0, "warmupSteps": 2},
+        "notices": [
+            "1 of 2 validation rows also stand in the training data",
+            "max_steps (9) wins over num_train_epochs",
+        ],
+    }
+    job = world.download_job("Complete")
+    world.with_storage().observed |= {"jobs": (job,), "pods": (world.pod(job, exit_code=0, report=report),)}
+    status = world.step().status
+    assert (status["dataset"], status["effective"]) == (report["dataset"], report["effective"])
+    assert status["notices"] == ["max_steps (9) wins over num_train_epochs", report["notices"][0]]
+    world.observed["pods"] = ()
+    assert world.step().status["notices"] == status["notices"]
+    world.spec["training_args"].pop("num_train_epochs")  # another training has its own story
+    assert "notices" not in world.plan(jobs=(), pods=()).status
 
 
 def test_a_running_pod_is_polled_and_its_progress_shown(world):
@@ -253,10 +277,21 @@ def test_an_invalid_spec_says_which_key(world, created, condition):
 
 
 def test_more_gpus_than_a_node_has_are_capped_with_a_notice(world, condition):
+    """Document 000's example: 9 GPUs asked for, 8 given, the total batch as it was."""
     world.spec |= {"finetuningGpus": 9}
+    world.spec["batchsize_conf"] = {"total_train_batch_size": 72, "max_per_device_train_batch_size": 4}
     decisions = world.plan()
     assert decisions.status["gpus"] == 8
     assert condition(decisions, "SettingsAdjusted") == ("True", "Notices")
+    message = next(one["message"] for one in decisions.status["conditions"] if one["type"] == "SettingsAdjusted")
+    assert "finetuningGpus 9 is more than a node has: 8 are used; the total batch size stays the same" in message
+    creates = [action.body for action in world.downloaded().plan().actions]
+    config = next(body for body in creates if body["kind"] == "ConfigMap")
+    spec = json.loads(config["data"]["job.json"])["spec"]
+    assert (spec["finetuningGpus"], spec["batchsize_conf"]["total_train_batch_size"]) == (8, 72)
+    assert "num_processes: 8" in config["data"]["accelerate.yaml"]
+    container = next(body for body in creates if body["kind"] == "Job")["spec"]["template"]["spec"]["containers"][0]
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "8"}
 
 
 def test_a_cap_that_does_not_divide_the_batch_is_refused(world, condition):

@@ -142,6 +142,16 @@ def can_merge(model: Any) -> bool:
     return adapter_type(model) not in (None, *CANNOT_MERGE)
 
 
+def check_merge(model: Any) -> None:
+    """Refuses before training what PEFT refuses when it merges. Raises BadConfiguration."""
+    for name, layer in model.named_modules():
+        if any(getattr(layer, "lora_bias", {}).values()) and getattr(layer.get_base_layer(), "bias", None) is None:
+            raise BadConfiguration(
+                f"peft_conf.peft_kwargs.lora_bias cannot be merged into {name}, which has no bias; remove it, or set "
+                "mergeAdapter: false"
+            )
+
+
 def has_virtual_tokens(model: Any) -> bool:
     """Whether learned positions come before those of every row: rows must then be padded on the right, since PEFT
     gives padding on the left positions of its own between the two."""
@@ -183,8 +193,6 @@ def tied(model: Any) -> bool:
 
 def _touches_embeddings(model: Any, kwargs: dict[str, Any]) -> bool:
     """Whether embedding or head get weights of their own from the adapter."""
-    if kwargs.get("ensure_weight_tying"):
-        return False
     names = {_name_of(model, model.get_input_embeddings()), _name_of(model, model.get_output_embeddings())} - {None}
     chosen: list[str] = []
     for key in ("target_modules", "modules_to_save"):

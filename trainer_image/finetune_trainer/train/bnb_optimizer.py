@@ -24,7 +24,9 @@ def build_bnb_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer of one of NAMES over the parameter groups."""
     try:
-        import bitsandbytes
+        import bitsandbytes.optim
+
+        library: Any = bitsandbytes.optim
     except (ImportError, RuntimeError) as error:
         raise BadConfiguration(
             f"training_args.optim {settings.name} needs bitsandbytes, which does not load here ({error}); "
@@ -36,15 +38,15 @@ def build_bnb_optimizer(
     betas = (settings.beta1, settings.beta2)
     warnings.filterwarnings("ignore", message="Paged optimizers are not supported on CPU")
     if "adamw" in name:
-        optimizer = bitsandbytes.optim.AdamW(
+        optimizer = library.AdamW(
             groups, betas=betas, eps=settings.epsilon, is_paged=name.startswith("paged"), **common
         )
     elif "lion" in name:
-        optimizer = bitsandbytes.optim.Lion(groups, betas=betas, is_paged=name.startswith("paged"), **common)
+        optimizer = library.Lion(groups, betas=betas, is_paged=name.startswith("paged"), **common)
     else:
-        optimizer = bitsandbytes.optim.RMSprop(groups, **common)
+        optimizer = library.RMSprop(groups, **common)
     if bits == 8:
-        manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+        manager = library.GlobalOptimManager.get_instance()
         for module in model.modules():
             if isinstance(module, torch.nn.Embedding):
                 manager.register_module_override(module, "weight", {"optim_bits": 32})

@@ -121,8 +121,16 @@ def save_checkpoint(
 
 
 def load_optimizer(folder: Path, optimizer: Any, scaler: Any) -> None:
-    """Puts a checkpoint's optimizer state into the optimizer, on the devices of its parameters."""
+    """Puts a checkpoint's optimizer state into the optimizer, on the devices of its parameters.
+
+    Rates, decay and the like stay those of the settings: torch would silently take those of the checkpoint.
+    """
+    settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     optimizer.load_state_dict(torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True))
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
+        for key in set(group) - set(own) - {"params"}:
+            del group[key]
+        group.update(own)
     if scaler is not None and (folder / SCALER_FILE).is_file():
         scaler.load_state_dict(torch.load(folder / SCALER_FILE, weights_only=True))
 

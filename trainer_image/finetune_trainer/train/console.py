@@ -33,6 +33,7 @@ def step_line(step: int, total: int, values: dict[str, Any]) -> str:
         ("epoch", "epoch {:.2f}"),
         ("loss", "loss {:.4f}"),
         ("eval_loss", "eval loss {:.4f}"),
+        ("eval_perplexity", "perplexity {:.2f}"),
         ("rewards/margins", "margin {:.4g}"),
         ("rewards/accuracies", "accuracy {:.3g}"),
         ("eval_rewards/margins", "margin {:.4g}"),

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from finetune_trainer.train import manifest
-from finetune_trainer.train.adapters import merged
+from finetune_trainer.train.adapters import adapter_type, merged
 from finetune_trainer.train.checkpoint import save_weights
 from finetune_trainer.train.model_card import Card, model_card
+from finetune_trainer.train.one_task import EXPORTED_AS, save_as_one_task
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,13 @@ def export_result(model: Any, target: Path, export: Export) -> None:
         model.to(export.dtype)
     _restore(model, export)
 
+    kind = adapter_type(model)
+
     def write(folder: Path) -> None:
-        save_weights(model, folder)
+        if kind in EXPORTED_AS:
+            save_as_one_task(model, kind, folder)
+        else:
+            save_weights(model, folder)
         _write_companions(folder, model, export, kind="adapter" if is_adapter else "model")
 
     manifest.write_folder(target, write, export.facts)

@@ -100,7 +100,7 @@ def load_model(
 
 def load_original(folder: Path, settings: ModelSettings) -> Any:
     """The base model on the CPU, not quantised, in the type of its files: what an adapter is merged into."""
-    plain = replace(settings, quantization=None, device_map=None)
+    plain = replace(settings, quantization=None, device_map=None, attention=None)
     return load_model(folder, plain, device=torch.device("cpu"), world_size=1, precision="as stored", trains_all=False)
 
 

@@ -1,6 +1,6 @@
 """The result of a job: which folders are exported, under which names, with which facts about them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from finetune_trainer.train import model as models
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger
 from finetune_trainer.train.model_card import Card
+from finetune_trainer.train.one_task import EXPORTED_AS
 from finetune_trainer.train.settings import Settings
 
 FINAL = "checkpoint-final"
@@ -37,7 +38,7 @@ def write_result(
     settings: Settings, model: Any, tokenizer: PreparedTokenizer, state: TrainerState, vocabulary_grew: bool
 ) -> Result:
     """Exports what was trained, and the merged model if an adapter was and that is wanted. The model is consumed."""
-    folder = settings.places.checkpoints
+    folder, kind = settings.places.checkpoints, adapters.adapter_type(model)
     grown = [new_base(settings)] if vocabulary_grew and settings.adapter.used else []
     plan = export.Export(
         tokenizer=tokenizer.tokenizer,
@@ -47,7 +48,7 @@ def write_result(
         use_cache=settings.model.use_cache,
         dtype=models.stored_dtype(settings.places.model, settings.model),
         training_arguments=settings.arguments,
-        card=_card(settings, state, adapters.adapter_type(model)),
+        card=_card(settings, state, EXPORTED_AS.get(kind, kind) if kind else None),
         facts={"step": state.step, "evalLoss": state.eval_loss, "jobUid": settings.job.uid, "kind": "export"},
     )
     target = folder / FINAL
@@ -57,8 +58,12 @@ def write_result(
     if not settings.resolved.merge_adapter or not adapters.can_merge(model):
         return Result(report, [*grown, target])
     merged = folder / f"{FINAL}-merged"
-    if settings.model.quantization is not None:
-        model = adapters.with_adapter(models.load_original(settings.places.model, settings.model), target)
+    if settings.model.quantization is not None or kind in EXPORTED_AS:
+        if grown:  # it was saved without subfolder or variant
+            original = models.load_original(grown[0], replace(settings.model, loading={}))
+        else:
+            original = models.load_original(settings.places.model, settings.model)
+        model = adapters.with_adapter(original, target)
     export.export_merged(model, merged, plan)
     logger.info(f"exported {merged}")
     report.merged = str(merged)

@@ -15,6 +15,8 @@ from finetune_trainer.errors import BadConfiguration, InputMissing
 from finetune_trainer.train import manifest
 from finetune_trainer.train.checkpoint_folder import list_checkpoints, step_of
 
+NEEDED = ("optimizer.pt", "trainer_state.json")  # beside the weights; train/checkpoint.py writes them
+
 
 @dataclass(frozen=True)
 class Start:
@@ -96,6 +98,12 @@ def _checked(checkpoint: Path, identity: dict[str, Any], notices: list[str]) -> 
         raise BadConfiguration(
             f"{checkpoint} was not written by this trainer; resume_from_checkpoint cannot continue it"
         )
+    for name in NEEDED:
+        if not (checkpoint / name).is_file():
+            raise BadConfiguration(
+                f"{checkpoint} has no {name}; it cannot be continued without its optimizer's state and its step. Set "
+                "run_conf.resume_from_checkpoint: false to start over"
+            )
     differing = [key for key in identity if saved.get(key) != identity[key]]
     if differing:
         changes = "; ".join(f"{key} was {_short(saved.get(key))}, is {_short(identity[key])}" for key in differing[:3])

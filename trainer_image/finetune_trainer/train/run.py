@@ -191,9 +191,8 @@ class Run:
             model = adapters.add_adapter(model, settings.adapter, tokenizer.added_tokens > 0, tokenizer=folder)
             if settings.model.gradient_checkpointing:
                 model.enable_input_require_grads()
-            if settings.resolved.merge_adapter and not adapters.can_merge(model) and world.main:
-                kind = adapters.adapter_type(model)
-                self.progress.notice(f"a {kind} adapter cannot be merged into the model: the result is the adapter")
+            if settings.resolved.merge_adapter:
+                self._check_merge(model)
         models.trainable_in_fp32(model, settings.model.dtype)
         add_noise(model, settings.model.noise)
         if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -204,6 +203,13 @@ class Run:
         """After an overflow of fp16 frozen weights are fp32 too, whatever the checkpoint has."""
         given = self.settings.model
         return replace(given, dtype="float32") if self._found.precision == "fp32" and given.dtype == "auto" else given
+
+    def _check_merge(self, model: Any) -> None:
+        if adapters.can_merge(model):
+            adapters.check_merge(model)
+        elif self._world.main:
+            kind = adapters.adapter_type(model)
+            self.progress.notice(f"a {kind} adapter cannot be merged into the model: the result is the adapter")
 
     def _make_task(self, model: Any, tokenizer: PreparedTokenizer, data: TrainingData) -> Task:
         spec = self.settings.resolved.spec

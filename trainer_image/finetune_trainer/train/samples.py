@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 
 from finetune_trainer.data import PreparedTokenizer
@@ -34,11 +35,21 @@ class Sample:
 
 
 def prompt_ids(tokenizer: Any, prompt: str, chat: bool) -> list[int]:
-    """A prompt as the model was trained to see it: a user's message and the mark of the answer, or the text alone."""
+    """A prompt as the model was trained to see it: a user's message and the mark of the answer, or the text alone.
+
+    Raises BadConfiguration if the chat template does not take a user's message alone.
+    """
     if not chat:
         return list(tokenizer(prompt)["input_ids"])
     messages = [{"role": "user", "content": prompt}]
-    return list(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"])
+    try:
+        encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    except (jinja2.TemplateError, ValueError) as error:
+        raise BadConfiguration(
+            f"evaluation_conf.sample_prompts: the chat template refuses a single user's message ({error}); remove the "
+            "prompts, or choose another data_conf.chat_template_name"
+        ) from None
+    return list(encoded["input_ids"])
 
 
 class Sampler:
