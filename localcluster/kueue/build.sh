@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds Kueue's own manager, for the tests alone, into .cache/kueue/manager with its CRDs and webhooks beside it in
 # .cache/kueue/config, and prints that folder. It comes as a Go module and is compiled in place, with the versions and
-# sums of its own go.mod and go.sum. It builds only when the version changes; about 8 minutes on 2 cores the first time.
+# sums of its own go.mod and go.sum. It builds only when the version changes; about 4 minutes on 2 cores the first time.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -30,7 +30,7 @@ if [ ! -x "$out/manager" ] || [ "$(cat "$out/built" 2>/dev/null)" != "$wanted" ]
     source=$(printf '%s\n' "$module" | field Dir)
     found=$(printf '%s\n' "$module" | field Sum)
     [ "$found" = "$sum" ] || { say "Kueue $version has the sum $found, and $sum is expected"; exit 1; }
-    say "building Kueue $version with $("$go" env GOVERSION); the first build takes about 8 minutes on 2 cores"
+    say "building Kueue $version with $("$go" env GOVERSION); the first build takes about 4 minutes on 2 cores"
     with_progress build
     rm -rf "$out/config"
     mkdir "$out/config"
