@@ -30,8 +30,8 @@ def queued(context: Context, job: Object, phase: str = QUEUED) -> Verdict:
         return Verdict(phase, "JobSuspended", message, stuck=True, requeue=30)
     if not context.observed.kueue:
         message = (
-            f"queueName is {queue!r}, but Kueue is not installed in this cluster: install it, or remove queueName. "
-            "The Job stays suspended, so that no quota is bypassed"
+            f"queueName is {queue!r}, but Kueue is not installed in this cluster: install it, or delete this job and "
+            "apply it without queueName. The Job stays suspended, so that no quota is bypassed"
         )
         return Verdict(phase, "QueueUnavailable", message, stuck=True, requeue=60)
     workload = workload_of(context, job)
@@ -123,15 +123,14 @@ def _without_quota(workload: Object, queue: str, phase: str, again: float) -> Ve
     reason, said = found.get("reason") or "", (found.get("message") or "").rstrip(".")
     if lacking := LACKING.search(said):
         kind, name = lacking[1], lacking[2]
-        advice = "create it, or change queueName" if kind == "Local" else "the cluster's administrators create it"
-        return Verdict(
-            phase, "QueueMissing", f"{kind}Queue {name!r} does not exist: {advice}", stuck=True, requeue=again
-        )
+        own, other = "create it, or apply the job anew with another queueName", "the cluster's administrators create it"
+        message = f"{kind}Queue {name!r} does not exist: {own if kind == 'Local' else other}"
+        return Verdict(phase, "QueueMissing", message, stuck=True, requeue=again)
     if "is inactive" in said or "stopped" in said.lower():
         message = f"queue {queue!r} is stopped ({said}): the Job starts when its administrators let it go on"
         return Verdict(phase, "QueueStopped", message, stuck=True, requeue=again)
     if "> maximum capacity" in said or reason == "ExceedsMaxQuota":
-        message = f"the Job never fits into queue {queue!r}: {said}. Ask for less, or choose a larger queue"
+        message = f"the Job never fits into queue {queue!r}: {said}. Apply it anew with less, or with a larger queue"
         return Verdict(phase, "QueueTooSmall", message, stuck=True, requeue=again)
     if reason in ("Inadmissible", "Misconfigured", "NoMatchingFlavor"):
         message = f"queue {queue!r} cannot take the Job: {said}"

@@ -49,13 +49,13 @@ def waiting(world, *conditions, **more):
         ((), {}, "WaitingForQuota", False, "waiting for quota in queue 'gpu'"),
         ((("QuotaReserved", False, "Pending", LACKS),), {}, "WaitingForQuota", False, "4 more needed"),
         ((("QuotaReserved", False, "WaitingForQuota", LACKS),), {}, "WaitingForQuota", False, "4 more needed"),
-        ((("QuotaReserved", False, "Pending", NEVER),), {}, "QueueTooSmall", True, "Ask for less"),
+        ((("QuotaReserved", False, "Pending", NEVER),), {}, "QueueTooSmall", True, "Apply it anew with less"),
         (
             (("QuotaReserved", False, "Inadmissible", "LocalQueue gpu doesn't exist"),),
             {},
             "QueueMissing",
             True,
-            "LocalQueue 'gpu' does not exist: create it, or change queueName",
+            "LocalQueue 'gpu' does not exist: create it, or apply the job anew",
         ),
         (
             (("QuotaReserved", False, "Misconfigured", "ClusterQueue team not found"),),

@@ -1,4 +1,4 @@
-"""Jobs in a real queue: started within its quota, told why they wait, preempted by their betters, resumed from there."""
+"""Jobs in a real queue: started within its quota, told why they wait, preempted by their betters, and resumed."""
 
 LONG = {"learning_rate": 0.001, "max_steps": 4000, "logging_steps": 1, "save_steps": 5}
 ONE_JOB = {"cpu": "150m", "memory": "4Gi"}  # a job of the fixture asks for 100m
@@ -15,7 +15,6 @@ def test_a_preempted_job_resumes_when_there_is_quota_again(queues, operator_proc
     status = jobs.status("low")
     assert status["phase"] == "Queued"
     assert [(a["reason"], a["outcome"]) for a in status["attempts"]] == [("Preempted", "resume")]
-    print(status)
     assert jobs.condition("low", "Evicted")[:2] == ("True", "Preempted")
     assert jobs.condition("low", "QuotaReserved")[0] == "False"
     assert jobs.until_phase("high", "Succeeded", "Failed")["phase"] == "Succeeded"
@@ -38,7 +37,7 @@ def test_what_a_waiting_job_is_told(queues, operator_process, jobs, spec, kubect
     queues.quota(cpu="50m", memory="4Gi")
     jobs.apply("big", **{**spec, "queueName": "gpu"})
     jobs.apply("lost", **{**spec, "queueName": "elsewhere"})
-    assert "Ask for less, or choose a larger queue" in jobs.until_reason("big", "QueueTooSmall", timeout=120)
+    assert "Apply it anew with less, or with a larger queue" in jobs.until_reason("big", "QueueTooSmall", timeout=120)
     assert "LocalQueue 'elsewhere' does not exist" in jobs.until_reason("lost", "QueueMissing")
     assert jobs.condition("big", "Stalled")[0] == "True"
     assert jobs.children("pods", "big", "train") == []

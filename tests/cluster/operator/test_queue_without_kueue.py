@@ -1,0 +1,16 @@
+"""queueName where no Kueue is installed: the quota is nobody's to give, so the job waits and says so."""
+
+
+def test_a_queued_job_waits_and_one_without_a_queue_starts(operator_process, jobs, spec):
+    jobs.apply("queued", **{**spec, "queueName": "gpu"})
+    jobs.apply("free", **spec)
+    assert "Kueue is not installed in this cluster" in jobs.until_reason("queued", "QueueUnavailable")
+    assert jobs.condition("queued", "QueueUnavailable")[0] == "True"
+    assert jobs.condition("queued", "Stalled")[0] == "True"
+    assert jobs.until_phase("free", "Succeeded", "Failed")["phase"] == "Succeeded"
+    assert jobs.status("queued")["phase"] == "Queued"
+    assert jobs.children("pods", "queued", "train") == []
+    assert jobs.get("job", "queued-1")["spec"]["suspend"] is True
+    jobs.patch("queued", suspend=True)
+    jobs.until_phase("queued", "Suspended")
+    assert jobs.get("job", "queued-1") is None
