@@ -18,6 +18,7 @@ from finetune_api.rules_data import check_pairs, check_text_files
 from finetune_api.rules_evaluation import check_auto, check_evaluation_conf
 from finetune_api.rules_model import check_model_hyperparameters, check_plain_text
 from finetune_api.rules_preference import check_preference
+from finetune_api.rules_sharding import check_sharding
 from finetune_api.rules_training import check_training_args
 from finetune_api.support import check_support
 from finetune_api.violations import Violation
@@ -102,6 +103,11 @@ def check_processes(spec: Spec) -> Iterator[Violation]:
         yield Violation(
             ("customAccelerateConfig",), "distributedType custom-accelerate-config needs customAccelerateConfig"
         )
+    if spec.get("minNodes") is not None:
+        if spec.get("queueName") is None:
+            yield Violation(("minNodes",), "minNodes lets a Kueue queue grant fewer nodes; give queueName too")
+        if whole(spec.get("minNodes"), 1) >= whole(spec.get("nodes"), 1):
+            yield Violation(("minNodes",), "minNodes must be less than nodes; remove it to start with all or none")
     if spec.get("workloadPriorityClassName") is not None and spec.get("queueName") is None:
         yield Violation(
             ("workloadPriorityClassName",), "workloadPriorityClassName orders a Kueue queue; give queueName too"
@@ -259,12 +265,17 @@ def check_metadata_keys(spec: Spec) -> Iterator[Violation]:
                 yield Violation((where, key), f"{key} is reserved: {hint}; remove it")
 
 
+def check_distribution(spec: Spec) -> Iterator[Violation]:
+    yield from check_sharding(spec, world_size(spec))
+
+
 RULES: tuple[Callable[[Spec], Iterator[Violation]], ...] = (
     check_support,
     check_lifted_overrides,
     check_method_arguments,
     check_batch,
     check_processes,
+    check_distribution,
     check_data,
     check_plain_text,
     check_model_hyperparameters,

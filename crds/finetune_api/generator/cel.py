@@ -195,6 +195,16 @@ def _between_sections() -> list[Rule]:
             ".peft_conf.peft_type",
         ),
         Rule(
+            "!has(self.minNodes) || has(self.queueName)",
+            "minNodes lets a Kueue queue grant fewer nodes; give queueName too",
+            ".minNodes",
+        ),
+        Rule(
+            "!has(self.minNodes) || (has(self.nodes) && self.minNodes < self.nodes)",
+            "minNodes must be less than nodes; remove it to start with all or none",
+            ".minNodes",
+        ),
+        Rule(
             "!has(self.workloadPriorityClassName) || has(self.queueName)",
             "workloadPriorityClassName orders a Kueue queue; give queueName too",
             ".workloadPriorityClassName",

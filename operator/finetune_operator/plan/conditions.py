@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from .types import FAILED, SUCCEEDED, SUSPENDED, Object, Verdict
 
 # Shown only where they apply; when they no longer do they stay, as False, so that the change can be seen.
-OPTIONAL = ("QueueUnavailable", "MLflowUnavailable", "SettingsAdjusted")
+OPTIONAL = ("QueueUnavailable", "PartiallyAdmitted", "MLflowUnavailable", "SettingsAdjusted")
 
 
 def conditions(

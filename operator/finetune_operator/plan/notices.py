@@ -13,7 +13,7 @@ def notices(before: Object, after: Object, verdict: Verdict) -> tuple[Notice, ..
     if verdict.reason not in QUIET and _summary(before) != _summary(after):
         warning = verdict.stuck or verdict.phase in (FAILED, RETRYING)
         found.append(Notice("Warning" if warning else "Normal", verdict.reason, verdict.message[:1024]))
-    for kind in ("MLflowUnavailable", "SettingsAdjusted"):
+    for kind in ("PartiallyAdmitted", "MLflowUnavailable", "SettingsAdjusted"):
         if is_true(after, kind) and not is_true(before, kind):
             message = next(c["message"] for c in after["conditions"] if c["type"] == kind)
             found.append(Notice("Warning" if kind == "MLflowUnavailable" else "Normal", kind, message[:1024]))
