@@ -12,6 +12,7 @@ from finetune_api import constants
 from ..builders.request import Request
 from ..settings import Settings
 from . import attempts, endings, progress, times
+from .allowed import refuse_forbidden
 from .blocked import report_blocked
 from .cleanup import clean_up, due_in
 from .conditions import conditions, is_true
@@ -48,6 +49,7 @@ DECISIONS: tuple[Callable[[Context], Step], ...] = (
     report_blocked,
     stop_stale,
     settle,
+    refuse_forbidden,
     suspend,
     follow,
     wait_for_retry,
