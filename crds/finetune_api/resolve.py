@@ -30,13 +30,22 @@ DEFAULTS: dict[str, Any] = {
     "cpuProcesses": 1,
     "suspend": False,
     "maxAttempts": 3,
+    "stepTimeoutSeconds": 1800,
     "terminationGracePeriodSeconds": 120,
     "checkpointsRetention": "Retain",
     "adoptCheckpoints": False,
     "runTensorboard": False,
 }
 # Keys that may change while an attempt lives: they are no part of the frozen configuration.
-MUTABLE_KEYS = ("suspend", "labels", "annotations", "ttlSecondsAfterFinished", "maxAttempts")
+MUTABLE_KEYS = (
+    "suspend",
+    "labels",
+    "annotations",
+    "ttlSecondsAfterFinished",
+    "maxAttempts",
+    "stepTimeoutSeconds",
+    "retryWithSmallerBatch",
+)
 
 _T = TypeVar("_T")
 
@@ -112,6 +121,7 @@ def resolve(spec: FineTuneJobSpec) -> ResolvedSpec:
     _resolve_merge(raw, notices)
     for key, value in DEFAULTS.items():
         raw.setdefault(key, value)
+    raw.setdefault("retryWithSmallerBatch", "per_device_batch" in (raw["overrides"].get("auto") or ()))
     processes = world_size(raw)
     raw.setdefault("distributedType", "auto-single-process" if processes == 1 else "auto-ddp")
     resolved = FineTuneJobSpec.model_validate(raw)

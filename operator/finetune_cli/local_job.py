@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RUNS = Path("finetune-runs")
 CLUSTER_ONLY = (
     "queueName",
+    "minNodes",
     "priorityClassName",
     "workloadPriorityClassName",
     "storageClass",
@@ -43,13 +44,16 @@ CLUSTER_ONLY = (
     "annotations",
     "ttlSecondsAfterFinished",
     "maxAttempts",
+    "retryWithSmallerBatch",
     "suspend",
     "checkpointsRetention",
     "adoptCheckpoints",
     "caBundleConfigMap",
 )
 # What differs between two runs of the same training: never a reason to refuse a resume.
-NOT_TRAINING = frozenset((*CLUSTER_ONLY, "bucketStorageHost", "env", "terminationGracePeriodSeconds", "tracking"))
+NOT_TRAINING = frozenset(
+    (*CLUSTER_ONLY, "bucketStorageHost", "env", "stepTimeoutSeconds", "terminationGracePeriodSeconds", "tracking")
+)
 MADE_HERE = ("config", "data", "checkpoints", "records", "logs", "model-cache", "mlruns")
 FILES_MADE_HERE = ("status.json", "termination-log", "mlflow.db")
 

@@ -173,6 +173,7 @@ class LocalRun:
             constants.ENV_NODE_NAME: os.uname().nodename,
             constants.ENV_GPUS: str(self.resolved.processes_per_node),
             constants.ENV_GRACE: str(spec.termination_grace_period_seconds),
+            constants.ENV_WATCHDOG: str(spec.step_timeout_seconds),
             constants.ENV_WORK_DIR: str(self.folders.work),
             constants.ENV_MODEL_DIR: model_dir,
             constants.ENV_MODEL_CACHE_DIR: str(self.folders.model_cache),

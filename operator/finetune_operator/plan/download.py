@@ -26,8 +26,6 @@ from .waiting import why_waiting
 
 
 def download(context: Context) -> Step:
-    if context.attempts:
-        return Step()  # training began, so the download was done
     jobs = context.download_jobs
     if not jobs:
         return _start(context, 1)
@@ -70,10 +68,11 @@ def _follow(context: Context, job: Object) -> Verdict:
 def _again(context: Context, ends: list[tuple[Object, End]], last: End) -> Step:
     history = [_as_attempt(job, end, context) for job, end in ends]
     settings = context.settings
-    coming = next_try(history, context.max_attempts, settings.retry_seconds, settings.retry_max_seconds)
+    seconds = settings.retry_seconds, settings.retry_max_seconds
+    coming = next_try(history, attempts.failures(history), context.max_attempts, *seconds)
     if coming.at is None:
         message = f"the download failed {coming.failures} times (maxAttempts); the last time: {last.message}"
-        return Step(verdict=Verdict(FAILED, last.reason, message))
+        return Step(verdict=Verdict(FAILED, last.reason, message, used_up=context.max_attempts))
     wait = (coming.at - context.now).total_seconds()
     if wait > 0:
         counted = f" ({coming.failures} of {context.max_attempts} failed)" if last.kind == RETRY else ""
