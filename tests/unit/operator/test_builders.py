@@ -249,3 +249,13 @@ def test_cpus(amount, text):
 @pytest.mark.parametrize(("amount", "text"), [(64, "64Gi"), (0.5, "512Mi"), (1.5, "1536Mi")])
 def test_memory(amount, text):
     assert gibibytes(amount) == text
+
+
+def test_a_job_that_takes_fewer_nodes_says_so_to_kueue_and_to_its_pods(world):
+    found = objects(world, nodes=4, minNodes=2, queueName="gpu", annotations={"team": "a"})
+    assert found["Job/train"]["metadata"]["annotations"] == {
+        "team": "a",
+        "kueue.x-k8s.io/job-min-parallelism": "2",
+        "kueue.x-k8s.io/job-completions-equal-parallelism": "true",
+    }
+    assert env(found, "train")["FINETUNE_MIN_NODES"]["value"] == "2"

@@ -218,3 +218,24 @@ def test_the_download_asks_for_no_quota(world, queue):
     assert "suspend" not in job["spec"]
     requests = job["spec"]["template"]["spec"]["containers"][0]["resources"]["requests"]
     assert not any("gpu" in name for name in requests)
+
+
+@pytest.mark.parametrize(
+    ("granted", "state", "words"),
+    [
+        (4, ("absent", ""), ""),
+        (3, ("True", "NodesIdle"), "cannot be spread over 3 x 1 processes, so 2 nodes train and 1 stand idle"),
+        (2, ("True", "FewerNodes"), "the queue has granted 2 of 4 nodes; the total batch of 8 is kept"),
+    ],
+)
+def test_fewer_nodes_than_asked_for_are_told(world, condition, monkeypatch, granted, state, words):
+    world.spec |= {"queueName": "gpu", "nodes": 4, "minNodes": 1, "finetuningGpus": 1}
+    job = world.train_job()
+    job["spec"]["parallelism"] = granted
+    world.training_with(job, pods=(world.pod(job),))
+    decisions = world.step()
+    assert condition(decisions, "PartiallyAdmitted") == state
+    assert any(words in one["message"] for one in decisions.status["conditions"])
+    assert decisions.status["gpus"] == granted
+    world.training_with(world.train_job(suspend=True))
+    assert condition(world.step(), "PartiallyAdmitted")[0] != "True"
