@@ -12,11 +12,15 @@ from finetune_api.constants import ExitCode
 from ..builders.request import Request
 from .types import Object
 
+REASON = "OutOfMemory"
+
 
 def helps(attempt: Object) -> bool:
-    """Whether an attempt ran out of memory with a batch that can be halved. One that had not got as far as a batch
-    had no room for the model itself."""
-    return attempt.get("exitCode") == ExitCode.OUT_OF_MEMORY and (attempt.get("perDeviceBatch") or 0) > 1
+    """Whether an attempt ran out of memory with a batch that can be halved. Other reasons with this exit code say that
+    there was no room for the model itself."""
+    if attempt.get("exitCode") != ExitCode.OUT_OF_MEMORY or attempt.get("reason") != REASON:
+        return False
+    return (attempt.get("perDeviceBatch") or 0) > 1
 
 
 def allowed(spec: dict[str, Any]) -> bool:

@@ -193,9 +193,12 @@ class TestOutOfMemory:
         decisions = ended(1, 79, seen={"phase": "training", "step": 3, "effective": {"perDeviceBatch": 8}})
         assert config(decisions)["spec"]["batchsize_conf"]["max_per_device_train_batch_size"] == 4
 
-    def test_a_model_that_does_not_fit_is_not_tried_again(self, world, ended, created):
+    @pytest.mark.parametrize(
+        "report", [{"reason": "OutOfMemory"}, {"reason": "ModelTooLarge", "effective": {"perDeviceBatch": 8}}]
+    )
+    def test_a_model_that_does_not_fit_is_not_tried_again(self, world, ended, created, report):
         world.spec["retryWithSmallerBatch"] = True
-        decisions = ended(1, 79, {"reason": "OutOfMemory", "message": "the model does not fit"})
+        decisions = ended(1, 79, {"message": "the model does not fit", **report})
         assert created(decisions) == []
         assert failed_message(decisions) == "the model does not fit"
 

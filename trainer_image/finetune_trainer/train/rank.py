@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from finetune_api.constants import ExitCode
+from finetune_api.constants import REASON_NO_PROGRESS, ExitCode
 from finetune_api.report import TerminationReport
 from finetune_trainer.errors import Interrupted, TrainerError, describe
 from finetune_trainer.train.inputs import check_inputs
@@ -106,7 +106,7 @@ class Rank:
 
     def _give_up(self, message: str) -> None:
         """The watchdog's end, from its own thread: the main thread hangs."""
-        self._write(self.progress.last_word("Interrupted", message, ExitCode.INTERRUPTED))
+        self._write(self.progress.last_word(REASON_NO_PROGRESS, message, ExitCode.INTERRUPTED))
         os._exit(ExitCode.INTERRUPTED)
 
     def _end(self, reason: str, message: str, code: ExitCode, run_status: str | None) -> NoReturn:

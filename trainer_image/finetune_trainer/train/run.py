@@ -19,7 +19,14 @@ from finetune_trainer.tokenizer_source import tokenizer_directory
 from finetune_trainer.train import adapters, checkpoint, checkpoint_folder, export, remote, result
 from finetune_trainer.train import model as models
 from finetune_trainer.train.adapter_steps import adapter_steps
-from finetune_trainer.train.advice import is_out_of_memory, memory_advice, volume_named
+from finetune_trainer.train.advice import (
+    evaluation_advice,
+    export_advice,
+    is_out_of_memory,
+    memory_advice,
+    model_advice,
+    volume_named,
+)
 from finetune_trainer.train.auto import Search, plan_with, rate_with
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger
@@ -76,11 +83,24 @@ class Run:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            per_device = plan_with(self._found, settings, self._world.size).per_device
-            checkpointing = settings.model.gradient_checkpointing
-            length_key = LENGTH_KEY[settings.resolved.spec.method]
-            text = memory_advice(per_device, checkpointing, settings.adapter.used, str(error), length_key)
-            raise OutOfMemory(text) from error
+            raise self._out_of_memory(str(error)) from error
+
+    def _out_of_memory(self, error: str) -> OutOfMemory:
+        """With what to turn down. Only where a smaller batch helps the reason is OutOfMemory: the operator may take
+        one by itself."""
+        settings, report = self.settings, self.progress.report()
+        if report.effective is None:
+            text = model_advice(settings.adapter.used, settings.model.quantization is not None, error)
+            return OutOfMemory(text, reason="ModelTooLarge")
+        if report.phase == "exporting":
+            return OutOfMemory(export_advice(error), reason="ModelTooLarge")
+        plan = plan_with(self._found, settings, self._world.size)
+        if report.phase == "evaluating" and plan.eval_per_device > 1:
+            return OutOfMemory(evaluation_advice(plan.eval_per_device, error))
+        checkpointing, key = settings.model.gradient_checkpointing, LENGTH_KEY[settings.resolved.spec.method]
+        data = self.progress.extras.get("dataset")
+        longest = data.longest if data is not None else None
+        return OutOfMemory(memory_advice(plan.per_device, checkpointing, settings.adapter.used, error, key, longest))
 
     def _train(self) -> None:
         self.world = start_world(self.settings.use_cpu)
@@ -353,6 +373,8 @@ class Run:
         search = Search(self.settings, self._world, self._precision, model, loaded.model, loaded.task, self.progress)
         found = search.per_device_batch(self._found.or_from(state.found))
         plan = plan_with(found, self.settings, self._world.size)
+        # Said before the first of these batches is tried: it may be too large.
+        self.progress.update(effective=EffectiveSettings(per_device_batch=plan.per_device))
         found = search.learning_rate(found, BatchShape(plan.per_device, plan.accumulation, self._world.size))
         self._keep(found)
         state.found = found.to_dict()

@@ -60,6 +60,6 @@ class Watchdog:
                 faulthandler.dump_traceback(all_threads=True)
                 self._end(
                     f"nothing moved for {silence:.0f} s while {phase}; the stacks of all threads are in the log. The "
-                    f"next attempt resumes. If a step may take so long, set {constants.ENV_WATCHDOG} in env"
+                    f"next attempt resumes. If a step may take so long, raise stepTimeoutSeconds ({self._limit:.0f})"
                 )
                 return
