@@ -87,6 +87,16 @@ def test_the_watchdog_ends_what_hangs_with_its_stack(capfd: pytest.CaptureFixtur
     assert "in test_the_watchdog_ends_what_hangs_with_its_stack" in capfd.readouterr().err
 
 
+def test_loading_may_take_four_times_as_long_and_the_first_step_may_not() -> None:
+    ended = threading.Event()
+    progress = Progress(1)
+    watchdog = Watchdog(progress, lambda message: ended.set(), seconds=1.0)
+    watchdog.start()
+    assert not ended.wait(2.5)
+    progress.update(step=0, total_steps=12)
+    assert ended.wait(2.0)
+
+
 def test_the_watchdog_lets_alone_what_moves() -> None:
     ended = threading.Event()
     progress = Progress(1)

@@ -55,7 +55,7 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.wait(min(self._limit / 4, 15.0)):
             silence, phase = self._progress.silence(), self._progress.phase
-            if silence > self._limit * (1 if phase in ("training", "evaluating") else _SLOW_PHASES):
+            if silence > self._limit * (1 if self._progress.steps_begun else _SLOW_PHASES):
                 sys.stdout.flush()
                 faulthandler.dump_traceback(all_threads=True)
                 self._end(
