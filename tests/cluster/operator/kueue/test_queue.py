@@ -47,3 +47,21 @@ def test_what_a_waiting_job_is_told(queues, operator_process, jobs, spec, kubect
     kubectl("patch", "workload", name, "-n", namespace, "--type=merge", "-p", '{"spec":{"active":true}}')
     queues.quota(**ONE_JOB)
     assert jobs.until_phase("big", "Succeeded", "Failed")["phase"] == "Succeeded"
+
+
+def test_fewer_nodes_than_asked_for_train_with_the_same_total_batch(queues, operator_process, jobs, spec):
+    """Partial admission: three of four nodes fit into the quota, over two of them the batch of 4 can be spread."""
+    queues.quota(cpu="350m", memory="8Gi")
+    jobs.apply("job", **{**spec, "queueName": "gpu", "nodes": 4, "minNodes": 1})
+    jobs.wait("fewer nodes", lambda: jobs.condition("job", "PartiallyAdmitted")[0] == "True", timeout=120)
+    _, reason, message = jobs.condition("job", "PartiallyAdmitted")
+    assert reason == "NodesIdle"
+    assert "granted 3 of 4 nodes" in message
+    assert "2 nodes train and 1 stand idle" in message
+    status = jobs.until_phase("job", "Succeeded", "Failed")
+    assert status["phase"] == "Succeeded"
+    effective = status["effective"]
+    assert (effective["worldSize"], effective["totalBatch"]) == (2, 4)
+    assert effective["perDeviceBatch"] * effective["accumulation"] * 2 == 4
+    assert jobs.get("job", "job-1")["spec"]["completions"] == 3
+    assert len(jobs.children("pods", "job", "train")) == 3
