@@ -92,17 +92,12 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         ("run_conf", "model_args", "code_revision"),
         ("main",),
-        "code from a model repository is never executed; remove code_revision",
+        "code is taken at model_args.revision, like the weights; remove code_revision",
     ),
     Refusal(
         ("run_conf", "model_args", "token"),
         (),
         "never put a token into a manifest; use hfTokenSecret with the name and key of a Secret",
-    ),
-    Refusal(
-        ("run_conf", "model_args", "trust_remote_code"),
-        (False,),
-        "executing code from a model repository is not allowed in this version; use a model that transformers knows",
     ),
 )
 

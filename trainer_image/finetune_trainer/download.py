@@ -38,6 +38,7 @@ from finetune_trainer.model_cache import ModelSource, check_model, fetch_model, 
 from finetune_trainer.model_outline import fetch_outline
 from finetune_trainer.planning import Plan, make_plan, read_model
 from finetune_trainer.positions import check_positions
+from finetune_trainer.remote_code import check_code, trusts_tokenizer
 from finetune_trainer.tokenizer_source import fetch_tokenizer, load_for_counting, tokenizer_directory
 from finetune_trainer.train.fresh_model import check_early, weight_shapes
 from finetune_trainer.transfer import use_endpoint
@@ -194,7 +195,8 @@ def examine(
     """Reads every row, counts tokens, steps and memory; the plan and the notices about the data. Raises TrainerErrors
     for what training would fail with."""
     spec, folder = resolved.spec, _model_folder(model_dir, resolved.spec)
-    tokenizer = load_for_counting(tokenizer_directory(spec, model_dir, places.work))
+    check_code(folder, spec)
+    tokenizer = load_for_counting(tokenizer_directory(spec, model_dir, places.work), trusts_tokenizer(spec))
     prepared = prepare_tokenizer(config, tokenizer)
     changed = check_early(spec, folder, backend_of(tokenizer).get_vocab_size(with_added_tokens=True))
     model = read_model(folder)

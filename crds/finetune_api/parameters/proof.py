@@ -109,7 +109,7 @@ _FORMATS = (
 )
 _REFUSED_MODEL_ARGS = (
     *("max_memory", "low_cpu_mem_usage", "offload_folder", "offload_state_dict", "offload_buffers"),
-    *("cache_dir", "force_download", "local_files_only", "proxies", "code_revision", "token", "trust_remote_code"),
+    *("cache_dir", "force_download", "local_files_only", "proxies", "code_revision", "token"),
 )
 
 OF_KEY: dict[str, _Tests] = {
@@ -363,6 +363,9 @@ OF_KEY: dict[str, _Tests] = {
     ),
     "run_conf.model_args.device_map": _of(
         "unit/api/test_placement", "test_a_map_places_the_model", "test_a_map_that_would_have_no_effect_is_refused"
+    ),
+    "run_conf.model_args.trust_remote_code": _of(
+        "training/test_remote_code", "test_code_of_the_model_runs_only_if_it_is_trusted"
     ),
     "run_conf.model_args.resume_download": _of(_RESOLVE, "test_notices"),
     **{f"run_conf.model_args.{key}": _support(f"run_conf.model_args.{key}") for key in _REFUSED_MODEL_ARGS},

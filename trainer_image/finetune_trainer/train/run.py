@@ -14,6 +14,7 @@ from finetune_trainer.adapter_source import check_new_tokens
 from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, padded_length, prepare_tokenizer
 from finetune_trainer.errors import BadConfiguration, InputMissing, Interrupted, OutOfMemory
 from finetune_trainer.positions import LENGTH_KEY, check_positions, virtual_tokens
+from finetune_trainer.remote_code import trusts_tokenizer
 from finetune_trainer.steps import plan_steps, warmup_steps
 from finetune_trainer.tokenizer_source import tokenizer_directory
 from finetune_trainer.train import adapters, checkpoint, checkpoint_folder, export, remote, result
@@ -172,7 +173,8 @@ class Run:
     def _load_data(self) -> tuple[PreparedTokenizer, TrainingData]:
         settings = self.settings
         folder = tokenizer_directory(settings.resolved.spec, settings.places.model, settings.places.work)
-        prepared = prepare_tokenizer(settings.job, models.load_tokenizer(folder))
+        tokenizer = models.load_tokenizer(folder, trusts_tokenizer(settings.resolved.spec))
+        prepared = prepare_tokenizer(settings.job, tokenizer)
         data = load_training_data(settings.job, prepared.tokenizer, settings.places.work)
         if self._world.main:
             for notice in data.notices:
