@@ -36,6 +36,9 @@ WORDS = {
         "gradient_checkpointing, use a LoRA or quantised base, or ask for more GPUs",
     ),
 }
+# Reasons of a pod without an end of its container: its node took it away, or refused it (as OutOfnvidia.com/gpu does).
+TAKEN_AWAY = frozenset(("Evicted", "NodeLost", "Shutdown", "Preempting", "Terminated", "NodeShutdown"))
+REFUSED = frozenset(("UnexpectedAdmissionError", "NodeAffinity", "AdmissionError"))
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 SIGKILLED = 137
 SIGTERMED = 143
@@ -74,7 +77,7 @@ def classify_pod(pod: Object, container: str, at: str | None = None) -> End | No
     if terminated is None or terminated.get("exitCode") in (None, 0):
         if (pod.get("status") or {}).get("phase") == "Failed" and not disrupted(pod):
             reason = pod["status"].get("reason") or "PodFailed"
-            resume = reason in ("Evicted", "NodeLost", "Shutdown", "Preempting", "Terminated", "NodeShutdown")
+            resume = reason in TAKEN_AWAY | REFUSED or reason.startswith("OutOf")
             message = pod["status"].get("message") or "the pod failed before its container could end"
             return End(RESUME if resume else RETRY, reason, message, None, at)
         return None

@@ -4,7 +4,7 @@ from . import endings
 from .context import SETTLE_SECONDS, Context
 from .queueing import queued
 from .types import QUEUED, RETRYING, STARTING, TRAINING, Object, Step, Verdict
-from .waiting import why_waiting
+from .waiting import overdue, why_waiting
 
 LOADING = ("loading", None)
 STARTED = ("Running", "Succeeded", "Failed")  # pods end a moment before their Job says so; that is no new start
@@ -14,6 +14,8 @@ def follow(context: Context) -> Step:
     job = context.live_train_job
     if job is None:
         return Step()
+    if lost := overdue(RETRYING, context.pods_of(job), context.now):
+        return Step(verdict=lost)
     if "deletionTimestamp" in job["metadata"]:
         message = f"Job {job['metadata']['name']} is being deleted; training resumes in a new one"
         return Step(verdict=Verdict(RETRYING, "JobDeleted", message, requeue=5))

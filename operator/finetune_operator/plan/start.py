@@ -6,6 +6,7 @@ from . import times
 from .context import Context
 from .tracking import known_run
 from .types import PENDING, QUEUED, RETRY, RETRYING, STARTING, Create, Step, Verdict
+from .waiting import overdue
 
 
 def wait_for_retry(context: Context) -> Step:
@@ -13,7 +14,8 @@ def wait_for_retry(context: Context) -> Step:
     if context.stopping_pods:
         message = "waiting for the pods of the last attempt to stop"
         phase = RETRYING if context.attempts else PENDING
-        return Step(verdict=Verdict(phase, "PodsStopping", message, requeue=5))
+        lost = overdue(phase, context.stopping_pods, context.now)
+        return Step(verdict=lost or Verdict(phase, "PodsStopping", message, requeue=5))
     if not context.attempts:
         return Step()
     last, coming = context.attempts[-1], context.coming

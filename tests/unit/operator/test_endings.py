@@ -40,6 +40,24 @@ def test_a_log_tail_instead_of_a_report_is_no_report(world):
     assert (end.kind, end.report) == ("retry", {})
 
 
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("Evicted", "resume"),
+        ("NodeLost", "resume"),
+        ("OutOfnvidia.com/gpu", "resume"),
+        ("UnexpectedAdmissionError", "resume"),
+        ("SomethingElse", "retry"),
+    ],
+)
+def test_a_pod_that_its_node_took_away_or_refused_counts_not(world, reason, kind):
+    job = world.train_job(end="Failed")
+    pod = world.pod(job, phase="Failed")
+    pod["status"] |= {"reason": reason, "message": "the node says so"}
+    end = classify(job, (pod,), "train")
+    assert (end.kind, end.reason, end.message) == (kind, reason, "the node says so")
+
+
 def test_host_memory_is_told_from_a_plain_kill(world):
     job = world.train_job(end="Failed")
     end = classify(job, (world.pod(job, exit_code=137, reason="OOMKilled"),), "train")
