@@ -13,7 +13,7 @@ def test_an_attempt_with_half_the_processes_goes_on_with_the_same_losses(
     those of the training, not of a process."""
     arguments = {"num_train_epochs": 8, "save_steps": 5, "learning_rate": 1e-3}
     first = launch(make_config(per_device=1, training_args=arguments, spec={"cpuProcesses": 2}))
-    first.wait_for(lambda: (first.checkpoints / "checkpoint-5" / "_COMPLETE.json").exists())
+    first.wait_for((first.checkpoints / "checkpoint-5" / "_COMPLETE.json").exists)
     first.process.send_signal(signal.SIGTERM)
     assert first.wait() == 75, first.text
     assert first.report.effective.world_size == 2
