@@ -47,5 +47,10 @@ RULES: tuple[Rule, ...] = (
     Rule("kueue.x-k8s.io", "workloads", ("list",), "why a queued Job waits, where there is Kueue"),
 )
 
+# Besides, in the same namespaces, where FINETUNE_PROGRESS_FROM is set (the chart's networkPolicy.enabled).
+NETWORK_RULES: tuple[Rule, ...] = (
+    Rule("networking.k8s.io", "networkpolicies", ("get", "create"), "who may reach a job's pods; goes with the job"),
+)
+
 # In the operator's own namespace.
 LEASE_RULES: tuple[Rule, ...] = (Rule("coordination.k8s.io", "leases", ("get", "create", "update"), "leader election"),)

@@ -2,6 +2,7 @@
 
 from finetune_api import constants
 
+from ..builders import network_policy
 from ..builders.config_map import download_config
 from ..builders.download_job import download_job
 from . import attempts, endings, times
@@ -46,9 +47,11 @@ def download(context: Context) -> Step:
 
 
 def _start(context: Context, number: int) -> Step:
-    creates = (Create(download_config(context.request)), Create(download_job(context.request, number)))
+    creates = [Create(download_config(context.request)), Create(download_job(context.request, number))]
+    if network_policy.wanted(context.request):
+        creates.insert(0, Create(network_policy.network_policy(context.request)))
     message = "model and data are being downloaded and checked"
-    return Step(creates, Verdict(PENDING, "DownloadStarting", message, requeue=5))
+    return Step(tuple(creates), Verdict(PENDING, "DownloadStarting", message, requeue=5))
 
 
 def _follow(context: Context, job: Object) -> Verdict:
