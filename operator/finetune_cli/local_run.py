@@ -181,6 +181,7 @@ class LocalRun:
             constants.ENV_JOB_NAME: self.job.name,
             constants.ENV_JOB_NAMESPACE: self.job.namespace,
             constants.ENV_JOB_UID: f"local-{self.job.name}",
+            constants.ENV_SECRETS: ",".join(variable.name for variable in spec.env or [] if variable.value_from),
         }
         if number > 1 and self.folders.has_checkpoint():
             # Not without one: `auto` would then take another job's checkpoint from checkpointsRemote.

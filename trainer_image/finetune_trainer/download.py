@@ -27,6 +27,7 @@ from finetune_api.locations import model_key, parse_location
 from finetune_api.report import TerminationReport
 from finetune_api.resolve import ResolvedSpec, resolve
 from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer import redaction
 from finetune_trainer.adapter_source import adapter_directory, check_adapter, fetch_adapter
 from finetune_trainer.data import load_training_data, padded_length, prepare_tokenizer
 from finetune_trainer.data.preparing import backend_of
@@ -65,6 +66,7 @@ class Places:
 
 def main() -> int:
     """Downloads and checks; returns the exit code after writing the termination report and the record."""
+    redaction.install()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         with _interruptible():
@@ -260,7 +262,7 @@ def _write_report(report: TerminationReport) -> None:
     for path, text in ((log_path, report.to_message()), (work / "records" / "download.json", report.to_text())):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            path.write_text(redaction.redact(text), encoding="utf-8")
         except OSError as error:  # the exit code still says it
             log.warning("cannot write %s: %s", path, error)
 

@@ -23,6 +23,7 @@ from finetune_api import constants
 from finetune_api.constants import ExitCode
 from finetune_api.report import TerminationReport
 from finetune_api.resolve import ResolvedSpec, filled
+from finetune_trainer import redaction
 from finetune_trainer.errors import TrainerError, describe
 from finetune_trainer.train.checkpoint_folder import report_checkpoints
 from finetune_trainer.train.rank import ENV_RESULT_DIR
@@ -47,6 +48,7 @@ class Ranks:
 
 def main() -> int:
     """Runs the job in CONFIG; returns the exit code."""
+    redaction.install()
     signal.pthread_sigmask(signal.SIG_BLOCK, {*SIGNALS, signal.SIGCHLD})
     job_name = attempt = None
     try:
@@ -265,6 +267,7 @@ def leave(report: TerminationReport, job_name: str) -> None:
 
 def _write(path: Path, text: str, what: str, aside: bool = False) -> None:
     """Writes a last word; where that fails the exit code still stands. aside: whole or not at all."""
+    text = redaction.redact(text)
     try:
         if aside:
             path.parent.mkdir(parents=True, exist_ok=True)

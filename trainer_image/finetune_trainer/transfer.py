@@ -17,6 +17,7 @@ from typing import IO, Any, TypeVar
 
 from finetune_api.constants import COMPLETION_MARKER
 from finetune_api.locations import LocationError, parse_location
+from finetune_api.rules_security import METADATA_MESSAGE, metadata_host
 from finetune_trainer.errors import BadConfiguration, InputMissing, Unavailable
 from finetune_trainer.transfer_errors import explain
 
@@ -86,6 +87,8 @@ def with_scheme(uri: str) -> str:
         location = parse_location(uri)
     except LocationError as error:
         raise BadConfiguration(str(error)) from None
+    if location.scheme in ("http", "https") and metadata_host(uri):  # of a ConfigMap: a manifest is refused earlier
+        raise BadConfiguration(METADATA_MESSAGE.format(url=uri))
     return f"file://{location.path}" if location.scheme == "local" else location.uri
 
 

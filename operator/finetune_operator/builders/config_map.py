@@ -11,6 +11,8 @@ from ..plan.types import Object, TrackedRun
 from .request import Request
 
 CONFIG_KEY = "job.json"
+# What may change meanwhile; and what the pod has in its environment, where it is nobody's to read but its own.
+NOT_FOR_PODS = (*MUTABLE_KEYS, "env")
 
 
 def download_config(request: Request) -> Object:
@@ -37,7 +39,7 @@ def _job_config(request: Request, number: int, run: TrackedRun | None) -> str:
         namespace=request.namespace,
         uid=request.identity,
         try_number=number,
-        spec={key: value for key, value in request.spec.to_dict().items() if key not in MUTABLE_KEYS},
+        spec={key: value for key, value in request.spec.to_dict().items() if key not in NOT_FOR_PODS},
         tracked_run=tracked,
         notices=list(request.notices),
     ).to_json()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from finetune_api.constants import REASON_NO_PROGRESS, ExitCode
 from finetune_api.report import TerminationReport
+from finetune_trainer import redaction
 from finetune_trainer.errors import Interrupted, TrainerError, describe
 from finetune_trainer.train.inputs import check_inputs
 from finetune_trainer.train.progress import Progress
@@ -42,6 +43,7 @@ class Rank:
         self.run: Run | None = None
 
     def main(self) -> NoReturn:
+        redaction.install()
         self.stop.at_once = self._interrupt_loading
         self.stop.listen()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the launcher held signals back until somebody listens
