@@ -26,7 +26,10 @@ def queued(context: Context, job: Object, phase: str = QUEUED) -> Verdict:
     """The verdict on a Job that is suspended. `phase`: where the FineTuneJob stands while it is in a queue."""
     queue = queue_of(context, job)
     if not queue:
-        message = "the Job was suspended by someone else: set its spec.suspend to false, or delete it to start anew"
+        message = (
+            "the Job was suspended by someone else: set its spec.suspend to false, or delete it to start anew. (A Kueue "
+            "that manages Jobs without a queue does this; a LocalQueue named default in this namespace takes them)"
+        )
         return Verdict(phase, "JobSuspended", message, stuck=True, requeue=30)
     if not context.observed.kueue:
         message = (
