@@ -4,6 +4,7 @@ A FineTuneJob is not a pod. Who may create one need not be allowed to create pod
 than training: docs/security.md has the whole model.
 """
 
+import posixpath
 import re
 import socket
 import unicodedata
@@ -185,6 +186,7 @@ def _address(host: str) -> IPv4Address | IPv6Address | None:
 
 def private_place(path: str) -> bool:
     """Whether a path in the pod is one of its own, where its environment and its secrets lie."""
+    path = posixpath.normpath("/" + path.lstrip("/"))  # normpath alone keeps two slashes at the beginning
     return any(path == place or path.startswith(f"{place}/") for place in PRIVATE_PLACES)
 
 
