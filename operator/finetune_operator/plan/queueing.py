@@ -27,7 +27,7 @@ def queued(context: Context, job: Object, phase: str = QUEUED) -> Verdict:
     queue = queue_of(context, job)
     if not queue:
         message = (
-            "the Job was suspended by someone else: set its spec.suspend to false, or delete it to start anew. (A Kueue "
+            "the Job was suspended by someone else: set its spec.suspend to false, or delete it to start anew (a Kueue "
             "that manages Jobs without a queue does this; a LocalQueue named default in this namespace takes them)"
         )
         return Verdict(phase, "JobSuspended", message, stuck=True, requeue=30)
