@@ -396,10 +396,10 @@ OF_KEY: dict[str, _Tests] = {
     # --- where it runs
     "finetuningGpus": _of("unit/operator/test_builders", "test_gpus_only_where_they_are_asked_for")
     + _of("unit/operator/test_plan", "test_more_gpus_than_a_node_has_are_capped_with_a_notice"),
-    "nodes": _support("nodes"),
+    "nodes": _of("training/test_nodes", "test_all_nodes_agree_on_one_world"),
     "acceleratorType": _of("unit/operator/test_builders", "test_the_download_runs_where_the_gpus_are")
     + _of("unit/operator/test_settings", "test_accelerators_map_to_node_labels"),
-    "distributedType": _support("distributedType"),
+    "distributedType": _of("training/test_sharding", "test_split_training_equals_one_process"),
 }
 
 OF_ROW: dict[tuple[str, str, str], _Tests] = {

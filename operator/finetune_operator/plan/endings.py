@@ -68,7 +68,8 @@ def classify(job: Object, pods: tuple[Object, ...], container: str) -> End:
     if any(disrupted(pod) for pod in latest):
         words = next((end for end in ends if end.kind == RESUME), None)
         return words or End(RESUME, "Preempted", "a pod was evicted or preempted", None, at)
-    return ends[0] if ends else _from_job(condition, at)
+    # Of several nodes those that only lost a peer resume; the peer's own end is the cause.
+    return next((end for end in ends if end.kind == RETRY), ends[0]) if ends else _from_job(condition, at)
 
 
 def classify_pod(pod: Object, container: str, at: str | None = None) -> End | None:

@@ -25,6 +25,7 @@ from .notices import notices
 from .outcome import goes_on, settle
 from .queueing import evictions, mirrored
 from .running import follow
+from .shared_volumes import check_shared
 from .smaller_batch import shrunk
 from .spec_hash import spec_hash
 from .stale import stop_stale
@@ -54,6 +55,7 @@ DECISIONS: tuple[Callable[[Context], Step], ...] = (
     suspend,
     follow,
     wait_for_retry,
+    check_shared,
     provide_storage,
     download,
     ensure_run,

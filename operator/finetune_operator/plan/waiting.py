@@ -163,6 +163,8 @@ def _unbound(claim: Object, warnings: tuple[Object, ...]) -> tuple[str, bool] | 
     )
     why = _short(said[-1].get("message") or "") if said else "nothing has provisioned it yet"
     advice = "Check storageClass; `kubectl get storageclass` lists what there is"
+    if "ReadWriteMany" in ((claim.get("spec") or {}).get("accessModes") or ()):
+        advice = f"Several nodes need a storageClass that offers ReadWriteMany. {advice}"
     return f"PersistentVolumeClaim {name} is not bound ({where}; {why}). {advice}", bool(said) or not wanted
 
 
