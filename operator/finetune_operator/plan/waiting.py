@@ -11,6 +11,7 @@ from . import times
 from .types import Object, Verdict
 
 IMAGE_REASONS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+NOT_HERE = re.compile("volume node affinity conflict|didn't match PersistentVolume's node affinity")
 OVERDUE_SECONDS = 30.0  # beyond the grace period, at whose end a node kills what is left
 CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError"}
 
@@ -117,13 +118,13 @@ def _from_scheduler(message: str, pods: tuple[Object, ...]) -> tuple[str, str] |
         return "ClaimMissing", (
             f"PersistentVolumeClaim {found[1]!r} does not exist in this namespace: create it, the pod then starts"
         )
-    if "volume node affinity conflict" in message:
+    if NOT_HERE.search(message) and "Insufficient" not in message:  # a node that has the volume is merely full
         return "VolumeNodeConflict", (
             f"no node has both the pod's volumes and what else it asks for ({_short(message)}). A volume stays on the "
             f"node or in the zone where it was made, claims: {_claims_of(pods)}. Ask for nodes there (nodeSelector, "
             "affinity), or delete the claim that lies wrong, or use a storageClass whose volumes reach every node"
         )
-    if "unbound immediate PersistentVolumeClaims" in message:
+    if "unbound immediate PersistentVolumeClaims" in message or "available persistent volumes to bind" in message:
         return "VolumePending", (
             f"a claim of the pod has no volume yet ({_short(message)}): check {_claims_of(pods)} with "
             "`kubectl describe pvc`"

@@ -66,6 +66,16 @@ def test_unschedulable_says_what_could_be_changed(world, message, advice):
             "claims: demo-checkpoints, facts",
         ),
         (
+            "0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity.",
+            "VolumeNodeConflict",
+            "storageClass whose volumes reach every node",
+        ),
+        (
+            "0/3 nodes are available: 1 Insufficient nvidia.com/gpu, 2 node(s) had volume node affinity conflict.",
+            "Unschedulable",
+            "has room",
+        ),
+        (
             '0/1 nodes are available: persistentvolumeclaim "facts" not found.',
             "ClaimMissing",
             "'facts' does not exist",
