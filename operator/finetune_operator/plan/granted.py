@@ -25,7 +25,7 @@ def partial_admission(context: Context) -> tuple[str, str] | None:
     training = nodes_that_train(granted, processes, total)
     said = f"the queue has granted {granted} of {request.nodes} nodes"
     if training == granted:
-        return "FewerNodes", f"{said}; the total batch of {total} is kept, by accumulation"
+        return "FewerNodes", f"{said}; the total batch of {total} stays the same"
     return "NodesIdle", (
         f"{said}; the total batch of {total} cannot be spread over {granted} x {processes} processes, so "
         f"{training} nodes train and {granted - training} stand idle"

@@ -225,7 +225,7 @@ def test_the_download_asks_for_no_quota(world, queue):
     [
         (4, ("absent", ""), ""),
         (3, ("True", "NodesIdle"), "cannot be spread over 3 x 1 processes, so 2 nodes train and 1 stand idle"),
-        (2, ("True", "FewerNodes"), "the queue has granted 2 of 4 nodes; the total batch of 8 is kept"),
+        (2, ("True", "FewerNodes"), "the queue has granted 2 of 4 nodes; the total batch of 8 stays the same"),
     ],
 )
 def test_fewer_nodes_than_asked_for_are_told(world, condition, monkeypatch, granted, state, words):
