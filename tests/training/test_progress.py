@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -95,6 +97,20 @@ def test_loading_may_take_four_times_as_long_and_the_first_step_may_not() -> Non
     assert not ended.wait(2.5)
     progress.update(step=0, total_steps=12)
     assert ended.wait(2.0)
+
+
+def test_the_watchdog_ends_what_holds_the_interpreters_lock() -> None:
+    code = (
+        "import ctypes\n"
+        "from finetune_trainer.train.progress import Progress\n"
+        "from finetune_trainer.train.stopping import Watchdog\n"
+        "Watchdog(Progress(1), print, seconds=0.2).start()\n"
+        "import time; time.sleep(0.3)\n"
+        "ctypes.PyDLL(None).sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == 1
+    assert 'File "<string>", line 6' in ended.stderr
 
 
 def test_the_watchdog_lets_alone_what_moves() -> None:

@@ -39,7 +39,7 @@ def test_whatever_ends_an_attempt_the_model_is_the_same(operator_process, jobs, 
     jobs.apply("disturbed", **with_faults(spec, STEPS, slow))
     jobs.apply("calm", **with_faults(spec, STEPS, {}))
     jobs.apply("tight", **with_faults(spec, SHORT, {"FAULT_ROWS_THAT_FIT": "2"}, retryWithSmallerBatch=True))
-    jobs.apply("stuck", **with_faults(spec, SHORT, {"FAULT_HANG_ONCE_AT": "12"}, stepTimeoutSeconds=8))
+    jobs.apply("stuck", **with_faults(spec, SHORT, {"FAULT_HANG_ONCE_AT": "12"}, stepTimeoutSeconds=10))
 
     before = jobs.until_progress("disturbed", 6)
     evict(running_pod(jobs, "disturbed"))
