@@ -78,6 +78,12 @@ class TestWhatIsWrittenDown:
         assert (first["lastStep"], first["message"]) == (9, "stopped after step 9")
         assert second["job"] == "demo-1"
 
+    def test_an_interruption_has_an_event_of_its_own_once(self, world, ended):
+        decisions = ended(1, 75, {"reason": "Interrupted", "message": "stopped after step 9"})
+        told = [(notice.type, notice.reason, notice.message) for notice in decisions.notices]
+        assert told == [("Normal", "Interrupted", "attempt 1 has ended: stopped after step 9")]
+        assert world.plan().notices == ()
+
     def test_more_failures_than_the_history_holds_are_counted_all_the_same(self, world, ended, created):
         world.spec["maxAttempts"] = 23
         for number in range(1, 23):
