@@ -54,14 +54,7 @@ def _conflicts(spec: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], bool,
     yield ("overrides", "auto"), bool(auto), "the searches try steps on whole weights"
     prompts = _section(spec, "evaluation_conf").get("sample_prompts")
     yield ("evaluation_conf", "sample_prompts"), bool(prompts), "rank 0 writes samples with the whole weights"
-    dpo = spec.get("method") == "dpo"
-    yield (
-        ("peft_conf", "peft_type"),
-        dpo and peft_type == "NO_PEFT",
-        ("without an adapter dpo keeps a second, whole model as its reference"),
-    )
-    precomputed = _section(spec, "dpo_args").get("precompute_ref_log_probs")
-    yield ("dpo_args", "precompute_ref_log_probs"), dpo and precomputed is True, "the reference runs on whole weights"
+    yield ("method",), spec.get("method") == "dpo", "dpo asks the reference model, which is the whole one"
 
 
 def _section(spec: Mapping[str, Any], key: str) -> Mapping[str, Any]:

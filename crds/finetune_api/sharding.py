@@ -1,7 +1,8 @@
 """How the processes of a job share the training: what each distributedType means, and which Accelerate configs say so.
 
-DeepSpeed's stages and FSDP name what is split over the processes; the trainer does it with torch's own means (docs/adr),
-so a config may only say what these do. A key beyond the table is refused, never ignored, and none of them names a file.
+DeepSpeed's stages and FSDP name what is split over the processes. The trainer does so with torch's own means
+(docs/adr), so a config may only say what these do. A key beyond the table is refused, never ignored, and none of
+them names a file.
 """
 
 import re

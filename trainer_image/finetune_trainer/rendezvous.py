@@ -287,7 +287,8 @@ class Peers:
         elif "stopping" in message:
             self.stopping = True
         elif "failing" in message or "lost" in message:
-            self._note_failure(int(message["lost"] if "lost" in message else message["failing"]), lost="lost" in message)
+            lost = "lost" in message
+            self._note_failure(int(message["lost" if lost else "failing"]), lost)
         elif end := message.get("end"):
             self._note_end(NodeEnd(**end))
         if self.leads and not message.keys().isdisjoint({"stopping", "failing", "end"}):

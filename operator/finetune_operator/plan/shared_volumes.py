@@ -1,10 +1,8 @@
 """Volumes of a job on several nodes: every node mounts the model and the checkpoints, so both must be ReadWriteMany.
 
-New claims ask for it; one that is there already (a model that a job of one node has fetched, checkpoints that are
-adopted) may not offer it, and its pods would wait for ever where no event says why.
+New claims ask for it; one that is there already, as checkpoints that are adopted, may not offer it, and its pods would
+wait for ever where no event says why.
 """
-
-from finetune_api import constants
 
 from .context import Context
 from .types import PENDING, Object, Step, Verdict
@@ -25,13 +23,8 @@ def check_shared(context: Context) -> Step:
 
 def _message(context: Context, claim: Object, modes: list[str]) -> str:
     name = claim["metadata"]["name"]
-    role = (claim["metadata"].get("labels") or {}).get(constants.LABEL_ROLE)
-    fix = (
-        "delete it when no other job uses it (the model is then downloaded again), or pin another revision"
-        if role == constants.ROLE_CACHE
-        else "move its content to a claim of a storageClass that offers ReadWriteMany, or delete it"
-    )
     return (
         f"PersistentVolumeClaim {name} is {', '.join(modes) or 'of no access mode'}, and {context.request.nodes} nodes "
-        f"must mount it: {fix}; or set nodes: 1"
+        "must mount it: move its content to a claim of a storageClass that offers ReadWriteMany, delete it, or set "
+        "nodes: 1"
     )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from finetune_api.batch import BatchPlan
+from finetune_api.sharding import sharding_of
 from finetune_api.status import EffectiveSettings
 from finetune_trainer.adapter_source import check_new_tokens
 from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, padded_length, prepare_tokenizer
@@ -43,6 +44,7 @@ from finetune_trainer.train.sampler import BatchShape
 from finetune_trainer.train.samples import Sampler
 from finetune_trainer.train.seeding import seed_all, seed_for
 from finetune_trainer.train.settings import ModelSettings, Settings
+from finetune_trainer.train.sharding import Layout, layout_of
 from finetune_trainer.train.stopping import Stop
 from finetune_trainer.train.task import Task, make_task
 from finetune_trainer.train.tracking import Tracker, tracking_settings
@@ -70,6 +72,7 @@ class Run:
         self.tracker: Tracker | None = None
         self.uploader: remote.Uploader | None = None
         self.world: World | None = None
+        self._layout: Layout
         self._precision = "fp32"
         self._found = Found()
         self._identity: dict[str, Any] = {}
@@ -113,11 +116,13 @@ class Run:
         if trained is None:
             raise RuntimeError("the run fell back to fp32 twice")
         loaded, state = trained
+        loaded = replace(loaded, model=self._layout.whole(loaded.model))
         self._export(loaded, self._restore_best(loaded.model, state))
 
     def _fit(self, tokenizer: PreparedTokenizer, data: TrainingData) -> tuple[Loaded, TrainerState] | None:
         """Trains to the end. None if fp16 overflowed and the run shall go on in fp32."""
         self._precision = self._found.precision or choose_precision(self.settings.precision, self._world.device)
+        self._layout = self._make_layout()
         model, grew = self._load_model(tokenizer)
         loaded = Loaded(tokenizer, data, model, grew, self._make_task(model, tokenizer, data))
         start = self._find_start()
@@ -134,6 +139,13 @@ class Run:
         if not finished:
             raise Interrupted(self._interrupted_text(state))
         return loaded, state
+
+    def _make_layout(self) -> Layout:
+        """What each process keeps of weights and optimizer."""
+        resolved = self.settings.resolved
+        custom = resolved.spec.custom_accelerate_config
+        sharding = sharding_of(resolved.distributed_type, custom, self._world.size)
+        return layout_of(sharding, self._world, self._precision)
 
     def _fall_back(self, overflow: Overflowed) -> None:
         """From fp16 to fp32, for this attempt and later ones, from the newest checkpoint before the overflow."""
@@ -197,7 +209,7 @@ class Run:
         model = models.load_model(
             settings.places.model,
             self._model_settings(),
-            device=world.device,
+            device=self._layout.loading_device,
             world_size=world.size,
             precision=self._precision,
             trains_all=not settings.adapter.used,
@@ -331,14 +343,14 @@ class Run:
 
     def _build_loop(self, loaded: Loaded, state: TrainerState, start: Path | None) -> Loop:
         world, plain = self._world, loaded.model
-        model = world.accelerator.prepare_model(plain) if world.size > 1 else plain
+        model = self._layout.prepare(plain)
         plan = self._look_for_settings(loaded, model, state)
         settings = self.settings
         self._start_helpers()
-        optimizer = build_optimizer(plain, settings.optimizer)
+        optimizer = self._layout.optimizer(build_optimizer(plain, settings.optimizer))
         scaler = torch.amp.GradScaler(world.device.type) if self._precision == "fp16" else None
         if start is not None:
-            checkpoint.load_optimizer(start, optimizer, scaler)
+            self._layout.load_optimizer(start, optimizer, scaler)
         parts = Parts(
             objective=loaded.task.objective,
             model=model,
@@ -441,12 +453,13 @@ class Run:
 
     def _save(self, parts: Parts, state: TrainerState) -> None:
         """Writes a checkpoint on rank 0, while the others wait."""
+        model, optimizer = self._layout.whole(parts.plain), self._layout.whole_state(parts.optimizer)
         if self._world.main:
             folder = self.settings.places.checkpoints
             path = checkpoint.save_checkpoint(
                 folder,
-                model=parts.plain,
-                optimizer=parts.optimizer,
+                model=model,
+                optimizer=optimizer,
                 scaler=parts.scaler,
                 objective=parts.objective,
                 state=state,
@@ -497,7 +510,8 @@ class Run:
             return state
         folder = checkpoint_folder.checkpoint_path(self.settings.places.checkpoints, best)
         self._on_main(lambda: self._bring(folder, best))
-        checkpoint.load_weights(model, folder)
+        if self._world.main or not self._world.lockstep:  # where the weights are split, rank 0 has them whole
+            checkpoint.load_weights(model, folder)
         why = "early stopping" if self.settings.loop.patience is not None else "load_best_model_at_end"
         self._remark(f"{why}: the result is that of step {best} (evaluation loss {state.best_metric:.4f})")
         return replace(state, step=best, eval_loss=state.best_metric)
