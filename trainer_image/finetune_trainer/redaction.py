@@ -48,7 +48,8 @@ def _secrets(names: tuple[str, ...], values: tuple[str, ...]) -> tuple[str, ...]
     for value in values:
         for one in {value, value.strip(), *value.splitlines()}:
             if len(one) >= SHORTEST:
-                found |= {one, json.dumps(one)[1:-1], json.dumps(one, ensure_ascii=False)[1:-1], quote(one, safe="")}
+                for said in (one, repr(one)[1:-1], quote(one, safe="")):
+                    found |= {said, json.dumps(said)[1:-1], json.dumps(said, ensure_ascii=False)[1:-1]}
     return tuple(sorted(found, key=lambda one: (-len(one), one)))
 
 
