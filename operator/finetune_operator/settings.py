@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from .logs import FORMATS
+
 DEFAULT_TRAINER_IMAGE = "finetune-operator/trainer:0.1.0"
 
 
@@ -48,6 +50,7 @@ class Settings:
     health_host: str = "0.0.0.0"
     health_port: int = 8081
     log_level: str = "INFO"
+    log_format: str = "text"
     identity: str = "local"
 
 
@@ -80,6 +83,7 @@ def load(env: Mapping[str, str] | None = None) -> Settings:
         health_host=env.get("FINETUNE_HEALTH_HOST") or env.get("POD_IP") or default.health_host,
         health_port=_number(env, "FINETUNE_HEALTH_PORT", default.health_port, int, least=0),
         log_level=_log_level(env, default.log_level),
+        log_format=_log_format(env, default.log_format),
         identity=env.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
     )
 
@@ -154,6 +158,13 @@ def _log_level(env: Mapping[str, str], default: str) -> str:
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsError(f"FINETUNE_LOG_LEVEL={level!r} is unknown; give DEBUG, INFO, WARNING or ERROR")
     return level
+
+
+def _log_format(env: Mapping[str, str], default: str) -> str:
+    kind = (env.get("FINETUNE_LOG_FORMAT") or default).lower()
+    if kind not in FORMATS:
+        raise SettingsError(f"FINETUNE_LOG_FORMAT={kind!r} is unknown; give one of {', '.join(FORMATS)}")
+    return kind
 
 
 def _own_namespace(default: str) -> str:
