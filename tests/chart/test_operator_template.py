@@ -108,6 +108,7 @@ def test_the_operator_reads_every_setting_that_the_chart_gives(render: Any) -> N
     values = {
         "watchNamespace": "team-a",
         "settings.logLevel": "DEBUG",
+        "settings.logFormat": "json",
         "settings.progressSeconds": 5,
         "settings.workers": 3,
         "settings.retrySeconds": 1,
@@ -153,6 +154,7 @@ def test_the_operator_reads_every_setting_that_the_chart_gives(render: Any) -> N
         workers=3,
         health_host="10.0.0.7",
         log_level="DEBUG",
+        log_format="json",
         identity="pod-1",
     )
 
