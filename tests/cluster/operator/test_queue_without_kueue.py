@@ -4,7 +4,7 @@ queueName a job simply starts, as everywhere else in this folder.)"""
 
 def test_a_queued_job_waits_and_bypasses_nothing(operator_process, jobs, spec):
     jobs.apply("queued", **{**spec, "queueName": "gpu"})
-    assert "Kueue is not installed in this cluster" in jobs.until_reason("queued", "QueueUnavailable")
+    assert "Kueue is not installed in this cluster" in jobs.until_reason("queued", "QueueUnavailable", 120)
     assert jobs.condition("queued", "QueueUnavailable")[0] == "True"
     assert jobs.condition("queued", "Stalled")[0] == "True"
     assert jobs.status("queued")["phase"] == "Queued"

@@ -11,7 +11,9 @@ def test_a_preempted_job_resumes_when_there_is_quota_again(queues, operator_proc
     jobs.apply("low", **{**queued, "workloadPriorityClassName": "low", "training_args": LONG})
     jobs.until_progress("low", 6)
     jobs.apply("high", **{**queued, "workloadPriorityClassName": "high"})
-    assert "Preempted to accommodate a workload due to prioritization" in jobs.until_reason("low", "WaitingForQuota")
+    assert "Preempted to accommodate a workload due to prioritization" in jobs.until_reason(
+        "low", "WaitingForQuota", 120
+    )
     status = jobs.status("low")
     assert status["phase"] == "Queued"
     assert [(a["reason"], a["outcome"]) for a in status["attempts"]] == [("Preempted", "resume")]
@@ -38,7 +40,7 @@ def test_what_a_waiting_job_is_told(queues, operator_process, jobs, spec, kubect
     jobs.apply("big", **{**spec, "queueName": "gpu"})
     jobs.apply("lost", **{**spec, "queueName": "elsewhere"})
     assert "Apply it anew with less, or with a larger queue" in jobs.until_reason("big", "QueueTooSmall", timeout=120)
-    assert "LocalQueue 'elsewhere' does not exist" in jobs.until_reason("lost", "QueueMissing")
+    assert "LocalQueue 'elsewhere' does not exist" in jobs.until_reason("lost", "QueueMissing", 120)
     assert jobs.condition("big", "Stalled")[0] == "True"
     assert jobs.children("pods", "big", "train") == []
     name = queues.workloads()["big-1"]["metadata"]["name"]
