@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from finetune_api.batch import nodes_that_train
 from finetune_api.report import TerminationReport
 from finetune_trainer import rendezvous
 from finetune_trainer.errors import BadConfiguration
 from finetune_trainer.launch import Ranks, join, watch
-from finetune_trainer.rendezvous import NodeEnd, Peers, Place, nodes_that_train, read_place
+from finetune_trainer.rendezvous import NodeEnd, Peers, Place, read_place
 
 Meet = Callable[..., Peers]
 

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from finetune_api import constants
+from finetune_api.batch import nodes_that_train
 from finetune_trainer.errors import BadConfiguration
 
 PATIENCE_SECONDS = 1800.0  # for all nodes to come: their pods may wait for room, and meanwhile the others hold GPUs
@@ -87,12 +88,6 @@ def read_place(environment: Mapping[str, str], processes: int, total_batch: int)
         run=f"{environment.get(constants.ENV_JOB_UID, '')}/{environment.get(constants.ENV_ATTEMPT, '')}",
         service=host.partition(".")[2],
     )
-
-
-def nodes_that_train(granted: int, processes: int, total_batch: int) -> int:
-    """The most nodes over whose processes the total batch can be spread; the others stand idle."""
-    fitting = (nodes for nodes in range(granted, 0, -1) if total_batch % (nodes * processes) == 0)
-    return next(fitting, granted)
 
 
 class Peers:
