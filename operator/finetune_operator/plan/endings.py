@@ -7,6 +7,7 @@ the last resort, since pods may be gone by the time we look.
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 from finetune_api.constants import ExitCode
@@ -62,14 +63,15 @@ def classify(job: Object, pods: tuple[Object, ...], container: str) -> End:
     latest = newest_by_index(pods)
     ends = [end for pod in latest if (end := classify_pod(pod, container, at))]
     ends.sort(key=lambda end: end.at or "")  # who ended first is the cause, the others are survivors that were stopped
-    for end in ends:
-        if end.kind == FATAL:
-            return end
-    if any(disrupted(pod) for pod in latest):
+    fatal = next((end for end in ends if end.kind == FATAL), None)
+    if fatal is None and any(disrupted(pod) for pod in latest):
         words = next((end for end in ends if end.kind == RESUME), None)
         return words or End(RESUME, "Preempted", "a pod was evicted or preempted", None, at)
-    # Of several nodes those that only lost a peer resume; the peer's own end is the cause.
-    return next((end for end in ends if end.kind == RETRY), ends[0]) if ends else _from_job(condition, at)
+    if not ends:
+        return _from_job(condition, at)
+    cause = fatal or ends[0]
+    # Who is the cause may know nothing of checkpoints and steps: rank 0 does.
+    return replace(cause, report={**termination_report(latest[0], container), **cause.report})
 
 
 def classify_pod(pod: Object, container: str, at: str | None = None) -> End | None:

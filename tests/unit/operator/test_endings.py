@@ -91,6 +91,17 @@ def test_of_several_pods_the_first_to_end_is_the_cause(world):
     assert classify(job, (survivor, culprit), "train").kind == "retry"
 
 
+def test_numbers_are_rank_0s_also_where_another_pod_is_the_cause(world):
+    job = world.train_job(end="Failed")
+    told = {"step": 9, "checkpoints": [{"step": 5}], "reason": "InternalError", "message": "a peer has gone"}
+    leader = world.pod(job, exit_code=70, index=0, report=told, finishedAt=world.at(-2))
+    cause = {"reason": "NoProgress", "message": "nothing moved"}
+    culprit = world.pod(job, exit_code=75, index=1, report=cause, finishedAt=world.at(-9))
+    end = classify(job, (leader, culprit), "train")
+    assert (end.reason, end.message, end.exit_code) == ("NoProgress", "nothing moved", 75)
+    assert (end.report["step"], end.report["checkpoints"]) == (9, [{"step": 5}])
+
+
 def test_an_eviction_explains_the_failure_of_its_peers(world):
     job = world.train_job(end="Failed")
     evicted = world.pod(job, exit_code=75, index=1, disrupted=True)
