@@ -3,6 +3,7 @@ not installed there is no such kind, and a watch for it would end the operator.
 """
 
 import asyncio
+import logging
 
 from finetune_api import constants
 
@@ -14,6 +15,8 @@ from .plan.conditions import is_true
 from .plan.types import Object, Observed
 
 KUEUE_GROUP = "kueue.x-k8s.io"
+
+logger = logging.getLogger(__name__)
 
 
 def queued_jobs(observed: Observed) -> list[Object]:
@@ -27,13 +30,14 @@ def queued_jobs(observed: Observed) -> list[Object]:
 
 
 async def read_workloads(client: KubeClient, observed: Observed, version: str) -> tuple[Object, ...]:
-    """The Workloads of these Jobs, by the label that Kueue gives them."""
+    """The Workloads of these Jobs, by the label that Kueue gives them. They explain and decide nothing, so an API
+    server that refuses them (rights of an older chart, Kueue's conversion webhook down) does not hold a job up."""
     namespace, resource = observed.metadata["namespace"], Resource(f"/apis/{KUEUE_GROUP}/{version}", "workloads")
     selectors = [f"{constants.LABEL_WORKLOAD_JOB_UID}={job['metadata']['uid']}" for job in queued_jobs(observed)]
     try:
         found = await asyncio.gather(*(client.list(resource, namespace, labelSelector=one) for one in selectors))
     except ApiError as error:
-        if error.not_found:  # the group is there without this kind: Kueue is being installed or removed
-            return ()
-        raise
+        if not error.not_found:  # else the group is there without this kind: Kueue is being installed or removed
+            logger.warning("%s/%s: Workloads: %s", namespace, observed.metadata["name"], error)
+        return ()
     return tuple(workload for one in found for workload in one)
