@@ -6,7 +6,7 @@ never about pods that run: a list that became shorter stops no training, only it
 
 from fnmatch import fnmatchcase
 
-from finetune_api.locations import LocationError, parse_location
+from finetune_api.locations import LocationError, parse_location, redirects
 from finetune_api.peft_conf import PretrainedPeftConfig
 from finetune_api.spec import FineTuneJobSpec
 
@@ -14,10 +14,6 @@ from ..settings import Settings
 from . import endings
 from .context import Context
 from .types import FAILED, Step, Verdict
-
-# Variables that lead a download elsewhere than its URI says.
-REDIRECTING_ENV = ("HF_ENDPOINT", "HF_HUB_URL", "AWS_ENDPOINT_URL", "AWS_CONFIG_FILE", "STORAGE_EMULATOR_HOST")
-REDIRECTING_SUFFIXES = ("_PROXY",)
 
 
 def refuse_forbidden(context: Context) -> Step:
@@ -75,8 +71,7 @@ def _sources(spec: FineTuneJobSpec, allowed: tuple[str, ...]) -> list[str]:
                 f"(FINETUNE_ALLOWED_SOURCES: {', '.join(allowed)}); use one of them"
             )
     for variable in spec.env or []:
-        name = variable.name.upper()
-        if name.startswith(REDIRECTING_ENV) or name.endswith(REDIRECTING_SUFFIXES):
+        if redirects(variable.name):
             problems.append(
                 f"env {variable.name} could lead downloads elsewhere, and this operator restricts sources "
                 "(FINETUNE_ALLOWED_SOURCES); remove it, or use bucketStorageHost, httpProxy and httpsProxy"

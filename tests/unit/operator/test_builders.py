@@ -263,6 +263,18 @@ def test_a_job_that_takes_fewer_nodes_says_so_to_kueue_and_to_its_pods(world):
     assert env(found, "train")["FINETUNE_MIN_NODES"]["value"] == "2"
 
 
+def test_the_pods_compute_the_operators_key_of_the_model(world):
+    from finetune_api.job_config import JobConfig
+    from finetune_api.locations import model_key
+
+    env = [{"name": "AWS_ENDPOINT_URL", "value": "http://s3"}, {"name": "PASSWORD", "value": "canary"}]
+    rendered = objects(world, env=env, httpsProxy="http://proxy")
+    text = rendered["ConfigMap/download"]["data"]["job.json"]
+    name = rendered["PersistentVolumeClaim/model-cache"]["metadata"]["name"]
+    assert name == f"model-cache-{model_key(JobConfig.from_json(text).parsed_spec())}"
+    assert "canary" not in text
+
+
 PEER = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "finetune-system"}}}
 
 
