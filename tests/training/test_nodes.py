@@ -1,7 +1,10 @@
 """Launchers of several nodes: how they meet, what each makes of another's end. They are threads and small processes
 here; whole trainings on separate pod addresses are in tests/cluster/operator/test_nodes.py."""
 
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -164,10 +167,6 @@ def test_a_silent_node_is_lost(node: Meet, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_ranks_end_within_seconds_of_another_node_s_failure(node: Meet) -> None:
-    import signal
-    import subprocess
-    import sys
-
     held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGUSR1})
     try:
         leader, follower = node(0), node(1)
@@ -179,6 +178,25 @@ def test_ranks_end_within_seconds_of_another_node_s_failure(node: Meet) -> None:
         assert watch(ranks, grace=100, peers=leader) is False
         assert time.monotonic() - began < 15
         assert ranks.killed == {0}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def test_another_node_s_sigterm_is_this_one_s(node: Meet) -> None:
+    """All ranks write the checkpoint together, within the grace period."""
+    obeys = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75)); print(flush=True); time.sleep(60)"
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGUSR1})
+    try:
+        leader, follower = node(0), node(1)
+        until(lambda: leader.agreed and follower.agreed)
+        process = subprocess.Popen([sys.executable, "-c", obeys], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        with process.stdout:
+            process.stdout.readline()
+        follower.say_stopping()
+        ranks = Ranks(running={process.pid: 0})
+        assert watch(ranks, grace=100, peers=leader) is True
+        assert ranks.codes == {0: 75}
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, held)
 

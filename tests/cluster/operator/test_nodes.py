@@ -4,8 +4,8 @@ from datetime import datetime
 
 import pytest
 
-STEPS = {"learning_rate": 0.001, "max_steps": 40, "logging_steps": 1, "save_steps": 5}
-SLOW = {"name": "FAULT_BATCH_SECONDS", "value": "0.15"}
+STEPS = {"learning_rate": 0.001, "max_steps": 24, "logging_steps": 1, "save_steps": 4}
+SLOW = {"name": "FAULT_BATCH_SECONDS", "value": "0.2"}
 
 
 def train_pods(jobs, name, job):
@@ -26,7 +26,7 @@ def test_two_nodes_lose_one_and_end_with_the_model_of_one_process(operator_proce
     slow = {**spec, "finetuningImage": "finetune-operator/faulty-trainer:test", "env": [*spec["env"], SLOW]}
     jobs.apply("pair", **{**slow, "training_args": STEPS, "nodes": 2, "cpuProcesses": 2, "maxAttempts": 1})
     jobs.apply("alone", **{**spec, "training_args": STEPS})
-    jobs.until_progress("pair", 6, job="pair-1")
+    jobs.until_progress("pair", 5, job="pair-1")
     pods = train_pods(jobs, "pair", "pair-1")
     addresses = {index: pod["status"]["podIP"] for index, pod in pods.items()}
     assert len(set(addresses.values())) == 2
@@ -39,7 +39,7 @@ def test_two_nodes_lose_one_and_end_with_the_model_of_one_process(operator_proce
     assert f"2 nodes have met: 4 processes, at {addresses['0']}:" in log
 
     kubectl("delete", "pod", pods["1"]["metadata"]["name"], "-n", namespace, "--grace-period=0", "--force")
-    resumed = jobs.until_resumed("pair", at_least=5)
+    resumed = jobs.until_resumed("pair", at_least=4)
     status = jobs.until_phase("pair", "Succeeded", "Failed", timeout=120)
     first, second = status["attempts"]
     assert (status["phase"], status["failures"], first["outcome"], second["outcome"]) == (
@@ -51,6 +51,6 @@ def test_two_nodes_lose_one_and_end_with_the_model_of_one_process(operator_proce
     assert second["resumedFromStep"] == resumed
     assert seconds_between(first["endTime"], second["startTime"]) < 60
     assert status["effective"]["worldSize"] == 4
-    assert status["progress"]["steps"] == "40/40"
+    assert status["progress"]["steps"] == "24/24"
     alone = jobs.until_phase("alone", "Succeeded", "Failed", timeout=60)
     assert status["progress"]["loss"] == pytest.approx(alone["progress"]["loss"], rel=1e-5)
