@@ -5,8 +5,6 @@ What ended only for want of leave goes on when the manifest gives it: a higher m
 
 from typing import Any
 
-from finetune_api.resolve import DEFAULTS
-
 from . import smaller_batch
 from .context import Context
 from .types import FAILED, FATAL, RETRY, SUCCEEDED, SUCCESS, Object, Step, Verdict
@@ -30,15 +28,19 @@ def settle(context: Context) -> Step:
             )
             return Step(verdict=Verdict(FAILED, reason, message))
     if outcome == RETRY and context.coming.at is None:
-        tries = f"{context.failures} of {context.max_attempts} attempts failed (maxAttempts); the last one: {message}"
+        tries = (
+            f"{context.failures} of {context.max_attempts} attempts failed; with a higher maxAttempts it goes on from "
+            f"the newest checkpoint. The last one: {message}"
+        )
         return Step(verdict=Verdict(FAILED, reason, tries, used_up=context.max_attempts))
     return Step()
 
 
 def goes_on(spec: dict[str, Any], status: Object) -> bool:
-    """Whether a job that has failed may try again, since the manifest now allows what it lacked."""
+    """Whether a job that has failed may try again, since the manifest now allows what it lacked. Only what is written
+    there counts: a higher default of a newer operator starts nothing."""
     reached = status.get("maxAttemptsReached")
     if reached is not None:
-        return bool((spec.get("maxAttempts") or DEFAULTS["maxAttempts"]) > reached)
+        return int(spec.get("maxAttempts") or 0) > int(reached)
     last = (status.get("attempts") or [{}])[-1]
     return last.get("outcome") == FATAL and smaller_batch.helps(last) and smaller_batch.allowed(spec)

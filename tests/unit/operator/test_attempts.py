@@ -239,7 +239,7 @@ class TestAttemptsGivenLater:
         assert "maxAttemptsReached" not in decisions.status
         assert [a["job"] for a in decisions.status["attempts"]] == ["demo-1", "demo-2"]
 
-    @pytest.mark.parametrize("value", [1, 2])
+    @pytest.mark.parametrize("value", [1, 2, None])
     def test_no_higher_one_changes_nothing(self, used_up, created, value):
         used_up.spec["maxAttempts"] = value
         decisions = used_up.plan()
