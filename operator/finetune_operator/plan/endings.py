@@ -10,7 +10,7 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from finetune_api.constants import ExitCode
+from finetune_api.constants import REASON_NO_PROGRESS, ExitCode
 
 from .types import FATAL, RESUME, RETRY, SUCCESS, End, Object
 
@@ -69,7 +69,9 @@ def classify(job: Object, pods: tuple[Object, ...], container: str) -> End:
         return words or End(RESUME, "Preempted", "a pod was evicted or preempted", None, at)
     if not ends:
         return _from_job(condition, at)
-    cause = fatal or ends[0]
+    # Of several nodes those that only lost a peer resume; the peer's own end is the cause.
+    own = [end for end in ends if end.kind == RETRY] or [end for end in ends if end.reason == REASON_NO_PROGRESS]
+    cause = fatal or (own or ends)[0]
     # Who is the cause may know nothing of checkpoints and steps: rank 0 does.
     return replace(cause, report={**termination_report(latest[0], container), **cause.report})
 

@@ -93,8 +93,8 @@ def test_of_several_pods_the_first_to_end_is_the_cause(world):
 
 def test_numbers_are_rank_0s_also_where_another_pod_is_the_cause(world):
     job = world.train_job(end="Failed")
-    told = {"step": 9, "checkpoints": [{"step": 5}], "reason": "InternalError", "message": "a peer has gone"}
-    leader = world.pod(job, exit_code=70, index=0, report=told, finishedAt=world.at(-2))
+    told = {"step": 9, "checkpoints": [{"step": 5}], "reason": "Interrupted", "message": "a peer has gone"}
+    leader = world.pod(job, exit_code=75, index=0, report=told, finishedAt=world.at(-9))
     cause = {"reason": "NoProgress", "message": "nothing moved"}
     culprit = world.pod(job, exit_code=75, index=1, report=cause, finishedAt=world.at(-9))
     end = classify(job, (leader, culprit), "train")
