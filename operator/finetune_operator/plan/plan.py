@@ -78,7 +78,7 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Decisions:
     try:
         request = request_for(observed.job, settings)
     except InvalidSpecError as error:
-        return _decided(observed, None, [], Verdict(FAILED, "InvalidSpec", str(error)), now)
+        return _decided(observed, None, [], _invalid(observed, str(error)), now)
     context = _context(observed, request, settings, now)
     actions: list[Action] = list(repair(context))
     for decide in DECISIONS:
@@ -89,6 +89,18 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Decisions:
         if step.verdict:
             return _decided(observed, context, actions, step.verdict, now)
     raise AssertionError("the last decision always has a verdict")
+
+
+def _invalid(observed: Observed, problem: str) -> Verdict:
+    """A spec cannot change while an attempt lives. If it is invalid all the same, this operator is stricter than the
+    one that started the attempt, or its settings are: the pods go on, and only a new attempt is refused."""
+    phase = observed.status.get("phase")
+    if phase not in (None, FAILED) and any(endings.ended(job) != "Failed" for job in observed.jobs):
+        message = (
+            f"what runs goes on, but this operator would not start it: {problem}. Its end is told once that is mended"
+        )
+        return Verdict(phase, "SpecNoLongerValid", message, stuck=True, requeue=60)
+    return Verdict(FAILED, "InvalidSpec", problem)
 
 
 def _after_the_end(observed: Observed, now: datetime) -> Decisions:
