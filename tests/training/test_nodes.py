@@ -154,6 +154,34 @@ def test_a_node_that_is_lost_without_a_word_is_an_interruption(node: Meet) -> No
         assert "node 1 went away without a word" in report.message
 
 
+@pytest.mark.parametrize(
+    ("leader_code", "expected"), [(0, 0), (69, 69)], ids=["node 0 succeeds", "node 0 cannot upload the result"]
+)
+def test_no_node_is_done_before_node_0_is(node: Meet, leader_code: int, expected: int) -> None:
+    """A pod that has succeeded is not started again with its Job, should the rest be preempted meanwhile."""
+    leader, follower = node(0), node(1)
+    until(lambda: leader.agreed and follower.agreed)
+    ended: list[TerminationReport] = []
+    waiting = threading.Thread(target=lambda: ended.append(join(_report(0, ""), follower, stopped=False)))
+    waiting.start()
+    until(lambda: 1 in leader.ends)
+    waiting.join(0.5)
+    assert not ended
+    leader.finish(NodeEnd(0, leader_code, "Unavailable", "the store did not answer"))
+    waiting.join(10)
+    assert [report.exit_code for report in ended] == [expected]
+
+
+def test_a_node_told_to_stop_while_node_0_writes_the_result_has_not_succeeded(node: Meet) -> None:
+    leader, follower = node(0), node(1)
+    until(lambda: leader.agreed and follower.agreed)
+    leader.say_stopping()
+    until(lambda: follower.stopping)
+    report = join(_report(0, ""), follower, stopped=False)
+    assert (report.exit_code, report.reason) == (75, "Interrupted")
+    assert "before node 0 had written the result" in report.message
+
+
 def test_a_silent_node_is_lost(node: Meet, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine without power closes no connection."""
     monkeypatch.setattr(rendezvous, "SILENCE_SECONDS", 1.0)

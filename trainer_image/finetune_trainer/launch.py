@@ -302,13 +302,34 @@ def join(own: TerminationReport, peers: Peers, stopped: bool) -> TerminationRepo
     """
     index = peers.place.index
     peers.finish(NodeEnd(index, int(own.exit_code or 0), own.reason, own.message))
-    if not stopped:
-        others = {peers.first} if peers.first is not None else {0}
-        others = set(range(peers.agreed.nodes if peers.agreed else 0)) if peers.leads and not own.exit_code else others
+    if not peers.leads and not own.exit_code:
+        if stopped or _told_to_stop_before_the_end(peers):
+            own = _said(own, "Interrupted", ExitCode.INTERRUPTED, "stopped before node 0 had written the result")
+            stopped = True
+    elif not stopped:
+        others = {peers.first} if peers.first is not None else set()
+        if not own.exit_code and peers.agreed:
+            others = set(range(peers.agreed.nodes))
         peers.wait_for_end_of(others - {index}, LAST_WORD_SECONDS)
     report = own if stopped else _with_the_others(own, peers, index)
     peers.close()
     return report
+
+
+def _told_to_stop_before_the_end(peers: Peers) -> bool:
+    """Waits for node 0, which exports and uploads when all others are done; whether this pod was told to stop first.
+
+    A pod that succeeded is not started again with its Job, and the others would wait for it.
+    """
+    while 0 not in {*peers.ends, *peers.lost} and peers.first is None:
+        info = signal.sigtimedwait({*SIGNALS, NEWS}, LOOK_SECONDS)
+        told = info is not None and info.si_signo in SIGNALS
+        if told:
+            peers.say_stopping()
+        if told or peers.stopping:
+            return True
+    peers.wait_for_end_of({peers.first} if peers.first is not None else {0}, LAST_WORD_SECONDS)
+    return False
 
 
 def _with_the_others(own: TerminationReport, peers: Peers, index: int) -> TerminationReport:

@@ -24,6 +24,7 @@ SETTLE_SECONDS = 30.0  # after the last arrival, before fewer nodes than asked f
 BEAT_SECONDS = 3.0
 SILENCE_SECONDS = 30.0  # without a heartbeat: the other machine is gone, or stands still
 RETRY_SECONDS = 0.3
+MOST_RETRY_SECONDS = 2.0
 MAX_LINE = 65_536
 
 
@@ -170,15 +171,16 @@ class Peers:
     def _accept(self, listener: socket.socket) -> None:
         listener.settimeout(RETRY_SECONDS)
         self._decide()
-        while not self._closed:
-            try:
-                connection, _ = listener.accept()
-            except TimeoutError:
-                self._decide()
-                continue
-            except OSError:
-                return
-            self._in_background(partial(self._welcome, connection))
+        with listener:
+            while not self._closed:
+                try:
+                    connection, _ = listener.accept()
+                except TimeoutError:
+                    self._decide()
+                    continue
+                except OSError:
+                    return
+                self._in_background(partial(self._welcome, connection))
 
     def _welcome(self, connection: socket.socket) -> None:
         """One other node, for as long as it is there."""
@@ -240,13 +242,14 @@ class Peers:
     def _join(self) -> None:
         """On another node: until node 0 can be reached, whose name may not be known yet."""
         place = self.place
-        link = None
+        link, pause = None, RETRY_SECONDS
         while link is None and not self._closed:
             try:
                 source = (place.address, 0)
                 link = _Link(socket.create_connection((place.leader, place.port), 5, source_address=source))
             except OSError:
-                time.sleep(RETRY_SECONDS)
+                time.sleep(pause)
+                pause = min(2 * pause, MOST_RETRY_SECONDS)  # a thousand nodes may be asking the cluster's DNS
         if link is None:
             return
         with self._news:
