@@ -4,6 +4,8 @@ import json
 import pickle
 import shutil
 import struct
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +210,27 @@ def test_data_that_is_not_what_it_says(
     config.spec["data_conf"]["training_data"] = data
     with pytest.raises(TrainerError):
         train_here(config)
+
+
+@pytest.mark.parametrize("target", ["http://169.254.169.254/latest/x.jsonl", "http://[fe80::1]/x.jsonl"])
+def test_a_redirect_to_the_metadata_service_is_not_followed(tmp_path: Path, target: str) -> None:
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", target)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with pytest.raises(BadConfiguration, match="metadata service"):
+            bring(f"http://127.0.0.1:{server.server_port}/x.jsonl", tmp_path / "work")
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -20,6 +20,7 @@ from finetune_api.locations import LocationError, parse_location
 from finetune_api.rules_security import METADATA_MESSAGE, metadata_host
 from finetune_trainer.errors import BadConfiguration, InputMissing, Unavailable
 from finetune_trainer.transfer_errors import explain
+from finetune_trainer.web_client import get_client
 
 RETRY_SECONDS = 25.0  # a job should say within a minute that its store does not answer
 WORKERS = 8
@@ -116,6 +117,8 @@ def _connect(scheme: str, settings: tuple[tuple[str, str], ...], process: int) -
 
 
 def _store_options(scheme: str) -> dict[str, Any]:
+    if scheme in ("http", "https"):
+        return {"get_client": get_client}
     if scheme != "s3":
         return {}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
