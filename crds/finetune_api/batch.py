@@ -31,6 +31,12 @@ def plan_batch(total: int, max_per_device: int, processes: int, eval_per_device:
     return BatchPlan(per_device, accumulation, eval_per_device or per_device)
 
 
+def nodes_that_train(granted: int, processes: int, total_batch: int) -> int:
+    """Of the nodes that a queue granted, the most over whose processes the total batch can be spread; others idle."""
+    fitting = (nodes for nodes in range(granted, 0, -1) if total_batch % (nodes * processes) == 0)
+    return next(fitting, granted)
+
+
 def not_divisible_message(total: int, processes: int) -> str:
     """Names the nearest totals that would work."""
     below = total // processes * processes

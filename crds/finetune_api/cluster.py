@@ -191,4 +191,4 @@ NodeLabels = Annotated[dict[LabelKey, LabelValue], Field(max_length=32)]
 ResourceName = Annotated[
     str, Field(min_length=3, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-._a-zA-Z0-9]+$")
 ]
-Image = Annotated[str, Field(min_length=1, max_length=512)]
+Image = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[a-zA-Z0-9][-a-zA-Z0-9._:/@]*$")]

@@ -30,6 +30,9 @@ ROLE_CACHE = "model-cache"
 ROLE_CHECKPOINTS = "checkpoints"
 LABEL_QUEUE = "kueue.x-k8s.io/queue-name"
 LABEL_WORKLOAD_PRIORITY = "kueue.x-k8s.io/priority-class"
+ANNOTATION_MIN_PARALLELISM = "kueue.x-k8s.io/job-min-parallelism"
+ANNOTATION_COMPLETIONS_FOLLOW = "kueue.x-k8s.io/job-completions-equal-parallelism"
+LABEL_WORKLOAD_JOB_UID = "kueue.x-k8s.io/job-uid"  # on Kueue's Workload of a Job
 
 # Paths inside download and train pods.
 CONFIG_DIR = "/etc/finetune"
@@ -54,6 +57,9 @@ PROGRESS_PORT = 8080
 PROGRESS_PORT_NAME = "progress"
 PROGRESS_MAX_BYTES = 65536
 
+# Node 0's launcher listens here for those of the other nodes (ENV_RENDEZVOUS may name another port).
+RENDEZVOUS_PORT = 29400
+
 # Environment of download and train pods.
 ENV_CONFIG = "FINETUNE_CONFIG"  # path of the configuration file, CONFIG_FILE in pods
 ENV_ATTEMPT = "FINETUNE_ATTEMPT"  # the try's number, from 1
@@ -62,15 +68,20 @@ ENV_POD_IP = "POD_IP"
 ENV_POD_NAME = "POD_NAME"
 ENV_NODE_NAME = "NODE_NAME"
 ENV_GPUS = "FINETUNE_GPUS"  # processes per node
+ENV_NODES = "FINETUNE_NODES"  # nodes that the job asks for; absent means one, and no rendezvous
+ENV_MIN_NODES = "FINETUNE_MIN_NODES"  # with how many it may start when the queue grants no more; absent: all
+ENV_RENDEZVOUS = "FINETUNE_RENDEZVOUS"  # node 0's name in the headless service, where the launchers meet
+ENV_NODE_INDEX = "JOB_COMPLETION_INDEX"  # which node this is; Kubernetes sets it in an Indexed Job
 ENV_GRACE = "FINETUNE_GRACE_SECONDS"  # terminationGracePeriodSeconds
 ENV_WORK_DIR = "FINETUNE_WORK_DIR"  # WORK_DIR in pods; `finetune run` sets another
 ENV_MODEL_DIR = "FINETUNE_MODEL_DIR"  # MODEL_DIR in pods, likewise
 ENV_MODEL_CACHE_DIR = "FINETUNE_MODEL_CACHE_DIR"  # MODEL_CACHE_DIR in pods, likewise
 ENV_TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"  # TERMINATION_LOG in pods, likewise
 ENV_PROGRESS_PORT = "FINETUNE_PROGRESS_PORT"  # instead of PROGRESS_PORT; 0 serves nothing
-ENV_WATCHDOG = "FINETUNE_WATCHDOG_SECONDS"  # a rank in which nothing moves for so long ends as interrupted; 0: never
+ENV_WATCHDOG = "FINETUNE_WATCHDOG_SECONDS"  # stepTimeoutSeconds
 ENV_MLFLOW_URI = "MLFLOW_TRACKING_URI"
 ENV_MLFLOW_RUN_ID = "MLFLOW_RUN_ID"
+ENV_SECRETS = "FINETUNE_SECRET_ENV"  # names, with commas between, of the variables that came from Secrets
 ENV_JOB_NAME = "FINETUNE_JOB_NAME"
 ENV_JOB_NAMESPACE = "FINETUNE_JOB_NAMESPACE"
 ENV_JOB_UID = "FINETUNE_JOB_UID"
@@ -88,5 +99,9 @@ class ExitCode(IntEnum):
     BAD_CONFIG = 78  # EX_CONFIG: fails the job
     OUT_OF_MEMORY = 79  # the GPU's memory did not suffice; fails the job with advice
 
+
+# The reason of a report (exit code 75) of an attempt that its own watchdog ended. Unlike one that was told to stop it
+# counts as a failure if it left no new checkpoint: the next would hang at the same place.
+REASON_NO_PROGRESS = "NoProgress"
 
 FATAL_EXIT_CODES = (ExitCode.BAD_DATA, ExitCode.INPUT_MISSING, ExitCode.BAD_CONFIG)

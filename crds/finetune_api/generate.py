@@ -28,7 +28,7 @@ def snapshot_files() -> dict[str, str]:
 
 def derived_files() -> dict[str, str]:
     """Path -> content of all that derives from the models and the stored snapshots."""
-    from finetune_api.generator import parameters_page, reference, reference_adapters, values_schema
+    from finetune_api.generator import parameters_page, reasons_page, reference, reference_adapters, values_schema
     from finetune_api.generator.chart_crd import chart_crd
     from finetune_api.generator.crd import crd_text, spec_schema, status_schema
 
@@ -42,6 +42,7 @@ def derived_files() -> dict[str, str]:
         "docs/reference/training-args.md": reference.training_args_page(),
         "docs/reference/parameters.md": parameters_page.parameters_page(spec),
         "docs/reference/adapters.md": reference_adapters.adapters_page(),
+        "docs/operations.md": reasons_page.operations_page(),
     }
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import posixpath
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -119,5 +120,28 @@ def data_path(uri: str, work_dir: str) -> str:
 def model_key(spec: "FineTuneJobSpec") -> str:
     """The name of a model in the shared cache: 16 hex of what decides its files."""
     source = parse_location(spec.basemodel).uri
-    parts = (source, spec.run_conf.model_args.revision, spec.hf_download_exclude_glob or "")
+    parts = (source, spec.run_conf.model_args.revision, spec.hf_download_exclude_glob or "", *_detours(spec))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+# Variables that lead a download elsewhere than its URI says.
+_REDIRECTING = ("HF_ENDPOINT", "HF_HUB_URL", "AWS_ENDPOINT_URL", "AWS_CONFIG_FILE", "STORAGE_EMULATOR_HOST")
+
+
+def redirects(variable: str) -> bool:
+    """Whether a variable of this name may lead a download elsewhere."""
+    return variable.upper().startswith(_REDIRECTING) or variable.upper().endswith("_PROXY")
+
+
+def _detours(spec: "FineTuneJobSpec") -> Iterator[str]:
+    """What makes the same URI another model: the cache is shared, and nobody may put theirs in place of another's."""
+    if spec.bucket_storage_host and parse_location(spec.basemodel).scheme in BUCKETS:
+        yield f"bucketStorageHost={spec.bucket_storage_host}"
+    if spec.ca_bundle_config_map:
+        yield f"caBundleConfigMap={spec.ca_bundle_config_map.name}/{spec.ca_bundle_config_map.key}"
+    for key, value in (("httpProxy", spec.http_proxy), ("httpsProxy", spec.https_proxy)):
+        if value:
+            yield f"{key}={value}"
+    for variable in spec.env or ():
+        if redirects(variable.name):
+            yield f"env {variable.model_dump_json(by_alias=True, exclude_none=True)}"

@@ -17,6 +17,7 @@ Path = tuple[str | int, ...]
 _PLAIN = "plain"  # tag of an untagged plain scalar
 _STR = "tag:yaml.org,2002:str"
 MAX_NODES = 200_000  # a document of nested aliases may otherwise grow without end
+MAX_CHARACTERS = 8 * 2**20  # the API server takes 3 MiB at a time; a file may hold several objects
 
 
 class ManifestError(ValueError):
@@ -98,6 +99,15 @@ class Manifest:
 
 def load_manifests(text: str, source: str = "") -> list[Manifest]:
     """Every object of a YAML or JSON text, items of a List too; empty documents are skipped. Raises ManifestError."""
+    if len(text) > MAX_CHARACTERS:
+        raise ManifestError(f"the text is too large: {len(text)} characters, at most {MAX_CHARACTERS}", source=source)
+    try:
+        return _load(text, source)
+    except RecursionError:
+        raise ManifestError("the text is nested too deeply", source=source) from None
+
+
+def _load(text: str, source: str) -> list[Manifest]:
     if text.lstrip().startswith("{"):
         text = text.replace("\t", " ")  # JSON may be indented with tabs, which YAML refuses
     try:

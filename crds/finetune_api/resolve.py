@@ -15,6 +15,7 @@ from finetune_api.peft_types import CANNOT_MERGE
 from finetune_api.rules import world_size
 from finetune_api.rules_evaluation import EVENT_KEYS, has_events
 from finetune_api.rules_training import WHOLE_OR_RATIO
+from finetune_api.sharding import sharding_of
 from finetune_api.spec import FineTuneJobSpec
 from finetune_api.training_args import SUPPORTED, default_of, translate
 
@@ -30,13 +31,22 @@ DEFAULTS: dict[str, Any] = {
     "cpuProcesses": 1,
     "suspend": False,
     "maxAttempts": 3,
+    "stepTimeoutSeconds": 1800,
     "terminationGracePeriodSeconds": 120,
     "checkpointsRetention": "Retain",
     "adoptCheckpoints": False,
     "runTensorboard": False,
 }
 # Keys that may change while an attempt lives: they are no part of the frozen configuration.
-MUTABLE_KEYS = ("suspend", "labels", "annotations", "ttlSecondsAfterFinished", "maxAttempts")
+MUTABLE_KEYS = (
+    "suspend",
+    "labels",
+    "annotations",
+    "ttlSecondsAfterFinished",
+    "maxAttempts",
+    "stepTimeoutSeconds",
+    "retryWithSmallerBatch",
+)
 
 _T = TypeVar("_T")
 
@@ -112,8 +122,10 @@ def resolve(spec: FineTuneJobSpec) -> ResolvedSpec:
     _resolve_merge(raw, notices)
     for key, value in DEFAULTS.items():
         raw.setdefault(key, value)
+    raw.setdefault("retryWithSmallerBatch", "per_device_batch" in (raw["overrides"].get("auto") or ()))
     processes = world_size(raw)
     raw.setdefault("distributedType", "auto-single-process" if processes == 1 else "auto-ddp")
+    notices.extend(_sharding_notices(raw, processes))
     resolved = FineTuneJobSpec.model_validate(raw)
     overrides = raw["overrides"]
     given = raw["training_args"].get("learning_rate")
@@ -209,6 +221,19 @@ def _dropout_notices(raw: dict[str, Any]) -> list[str]:
     if ((raw["run_conf"].get("model_hyperparameters") or {}).get("dropout") or 0) > 0:
         given.append("run_conf.model_hyperparameters.dropout")
     return [f"{key} has no effect: dpo_args.disable_dropout is true (the default); set it to false" for key in given]
+
+
+def _sharding_notices(raw: dict[str, Any], processes: int) -> list[str]:
+    """DeepSpeed's stages are its idea, not its library; one process has nothing to split."""
+    kind = raw["distributedType"]
+    if kind not in ("auto-deepspeed-stage1", "auto-deepspeed-stage3", "custom-accelerate-config"):
+        return []
+    if processes == 1:
+        return [f"{kind} has no effect: one process has nothing to split"]
+    split = sharding_of(kind, raw.get("customAccelerateConfig"), processes).split
+    what = {"optimizer": "optimizer state is", "everything": "weights, gradients and optimizer state are"}.get(split)
+    said = f"{kind}: {what} split over {processes} processes by torch itself; losses and checkpoints are the same"
+    return [said] if what else []
 
 
 def _resolve_merge(raw: dict[str, Any], notices: list[str]) -> None:

@@ -18,6 +18,8 @@ from finetune_api.rules_data import check_pairs, check_text_files
 from finetune_api.rules_evaluation import check_auto, check_evaluation_conf
 from finetune_api.rules_model import check_model_hyperparameters, check_plain_text
 from finetune_api.rules_preference import check_preference
+from finetune_api.rules_security import METADATA_MESSAGE, check_security, metadata_host, private_place
+from finetune_api.rules_sharding import check_sharding
 from finetune_api.rules_training import check_training_args
 from finetune_api.support import check_support
 from finetune_api.violations import Violation
@@ -102,6 +104,11 @@ def check_processes(spec: Spec) -> Iterator[Violation]:
         yield Violation(
             ("customAccelerateConfig",), "distributedType custom-accelerate-config needs customAccelerateConfig"
         )
+    if spec.get("minNodes") is not None:
+        if spec.get("queueName") is None:
+            yield Violation(("minNodes",), "minNodes lets a Kueue queue grant fewer nodes; give queueName too")
+        if whole(spec.get("minNodes"), 1) >= whole(spec.get("nodes"), 1):
+            yield Violation(("minNodes",), "minNodes must be less than nodes; remove it to start with all or none")
     if spec.get("workloadPriorityClassName") is not None and spec.get("queueName") is None:
         yield Violation(
             ("workloadPriorityClassName",), "workloadPriorityClassName orders a Kueue queue; give queueName too"
@@ -173,7 +180,11 @@ def _check_location(
     except LocationError as error:
         yield Violation(where, str(error))
         return
-    if location.scheme not in schemes:
+    if location.scheme in ("http", "https") and metadata_host(text):
+        yield Violation(where, METADATA_MESSAGE.format(url=text))
+    elif location.scheme == "local" and private_place(location.path):
+        yield Violation(where, f"{text!r} is a place of the pod's own, which holds no models or data; name another")
+    elif location.scheme not in schemes:
         yield Violation(where, f"{location.scheme}:// cannot be used here; use {', '.join(_shown(schemes))}")
     elif file and not location.path and location.scheme not in ("hf", "dataset"):
         yield Violation(where, f"{text!r} names no file or folder; write its whole path")
@@ -257,12 +268,17 @@ def check_metadata_keys(spec: Spec) -> Iterator[Violation]:
                 yield Violation((where, key), f"{key} is reserved: {hint}; remove it")
 
 
+def check_distribution(spec: Spec) -> Iterator[Violation]:
+    yield from check_sharding(spec, world_size(spec))
+
+
 RULES: tuple[Callable[[Spec], Iterator[Violation]], ...] = (
     check_support,
     check_lifted_overrides,
     check_method_arguments,
     check_batch,
     check_processes,
+    check_distribution,
     check_data,
     check_plain_text,
     check_model_hyperparameters,
@@ -272,6 +288,7 @@ RULES: tuple[Callable[[Spec], Iterator[Violation]], ...] = (
     check_urls,
     check_env,
     check_metadata_keys,
+    check_security,
     check_quantization,
     check_adapter,
     check_training_args,

@@ -42,12 +42,15 @@ class ModelArguments(SpecModel):
     proxies: Proxies | None = Field(None, description="Only null: use httpProxy, httpsProxy and noProxy of spec.")
     resume_download: bool = Field(False, description="Accepted for old manifests; downloads always resume.")
     revision: Word = Field("main", description="Branch, tag or commit of an hf:// base model.")
-    code_revision: Word = Field("main", description="Only main: remote code is refused.")
+    code_revision: Word = Field("main", description="Only main: code is taken at revision.")
     subfolder: Text | None = Field(None, description="Folder of the model inside its repository.")
     token: Text | None = Field(None, description="Only null: a token belongs into a Secret, see hfTokenSecret.")
     use_safetensors: bool | None = Field(None, description="Load only (true) or never (false) safetensors files.")
     variant: Word | None = Field(None, description="Variant of the weight files, e.g. fp16.")
-    trust_remote_code: bool = Field(False, description="Only false: executing downloaded code is not allowed.")
+    trust_remote_code: bool = Field(
+        False,
+        description="Run code of the model's repository. Needs a commit in revision, and the operator's permission.",
+    )
 
 
 Size = Annotated[int, Field(ge=1, le=16_777_216)]

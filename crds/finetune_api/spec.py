@@ -119,7 +119,9 @@ class FineTuneJobSpec(SpecModel):
         None, description="CPUs per GPU (of the pod, when there is no GPU). Default: 8."
     )
     distributed_type: DistributedType | None = Field(
-        None, description="How processes work together. Default: auto-single-process for one process, else auto-ddp."
+        None,
+        description="How processes work together: auto-ddp, or split optimizer (stage1) or weights too (stage3). "
+        "Default: auto-single-process for one process, else auto-ddp.",
     )
     custom_accelerate_config: FreeForm | None = Field(
         None, description="An Accelerate config, with distributedType custom-accelerate-config."
@@ -155,6 +157,13 @@ class FineTuneJobSpec(SpecModel):
 
     # New keys in the same style.
     nodes: Annotated[int, Field(ge=1, le=1024)] | None = Field(None, description="Number of nodes. Default: 1.")
+    min_nodes: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None,
+        description=(
+            "Start with so few nodes if the queue has no quota for more; the total batch stays the same, and nodes "
+            "over which it cannot be spread stand idle. Default: nodes."
+        ),
+    )
     cpu_processes: Annotated[int, Field(ge=1, le=64)] | None = Field(
         None, description="Processes per node when finetuningGpus is 0. Default: 1."
     )
@@ -174,7 +183,26 @@ class FineTuneJobSpec(SpecModel):
         None, description="True stops the pods after a checkpoint; false again resumes. Default: false."
     )
     max_attempts: Annotated[int, Field(ge=1, le=100)] | None = Field(
-        None, description="Attempts after failures that may pass; preemptions never count. Default: 3."
+        None,
+        description=(
+            "Attempts after failures that may pass; preemptions never count. A higher value lets a job that has used "
+            "them up go on from its newest checkpoint. Default: 3."
+        ),
+    )
+    step_timeout_seconds: Annotated[int, Field(ge=0, le=604_800)] | None = Field(
+        None,
+        description=(
+            "An attempt in which nothing moves for so long writes its stacks into the log, ends and is resumed; "
+            "loading and saving may take four times as long. 0: never. A change holds from the next attempt on. "
+            "Default: 1800."
+        ),
+    )
+    retry_with_smaller_batch: bool | None = Field(
+        None,
+        description=(
+            "Out of GPU memory, go on from the newest checkpoint with half the batch per device; the total batch stays "
+            "the same, by accumulation. Default: true if overrides.auto has per_device_batch, else false."
+        ),
     )
     termination_grace_period_seconds: Annotated[int, Field(ge=15, le=86_400)] | None = Field(
         None, description="Time for the last checkpoint after SIGTERM. Default: 120."

@@ -44,8 +44,10 @@ class Attempt(ReportModel):
     exit_code: int | None = Field(None, description="Exit code of the train container.")
     start_time: Time | None = Field(None, description="When its pods started.")
     end_time: Time | None = Field(None, description="When they ended.")
+    duration_seconds: int | None = Field(None, description="Seconds between the two.")
     resumed_from_step: int | None = Field(None, description="The checkpoint it began with.")
-    last_step: int | None = Field(None, description="The last step it reached.")
+    last_step: int | None = Field(None, description="The last step that it told of.")
+    per_device_batch: int | None = Field(None, description="Its training batch per device.")
 
 
 class Progress(ReportModel):
@@ -154,6 +156,9 @@ class FineTuneJobStatus(ReportModel):
     spec_hash: ShortText | None = Field(None, description="Which training spec this status is about.")
     attempt: int | None = Field(None, description="Number of the current or last attempt.")
     failures: int | None = Field(None, description="Attempts that failed and count against maxAttempts.")
+    max_attempts_reached: int | None = Field(
+        None, description="Set when the job failed since this maxAttempts was used up; with a higher one it goes on."
+    )
     gpus: int | None = Field(None, description="GPUs in all.")
     attempts: Annotated[list[Attempt], Field(max_length=MAX_ATTEMPTS_KEPT)] | None = Field(
         None, description="The last attempts."

@@ -34,18 +34,6 @@ REFUSALS: tuple[Refusal, ...] = (
         "aot and aot_unpaired compare the pairs of one device's batch with one another, so the loss would change with "
         "the number of devices and with accumulation; choose another loss_type",
     ),
-    Refusal(("nodes",), (1,), "only 1 node is supported in this version; use finetuningGpus for more GPUs on one node"),
-    Refusal(
-        ("distributedType",),
-        ("auto-ddp", "auto-single-process"),
-        "DeepSpeed and custom Accelerate configs are not supported in this version; use auto-ddp, auto-single-process, "
-        "or leave distributedType out",
-    ),
-    Refusal(
-        ("customAccelerateConfig",),
-        (),
-        "custom Accelerate configs are not supported in this version; leave customAccelerateConfig out",
-    ),
     Refusal(
         ("quant_conf", "llm_int8_enable_fp32_cpu_offload"),
         (False,),
@@ -65,7 +53,7 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         ("run_conf", "model_args", "max_memory"),
         (),
-        "each process holds the whole model on its own device in this version; leave max_memory out",
+        "each process holds the whole model, or its share, on its own device; leave max_memory out",
     ),
     Refusal(
         ("run_conf", "model_args", "proxies"),
@@ -92,17 +80,12 @@ REFUSALS: tuple[Refusal, ...] = (
     Refusal(
         ("run_conf", "model_args", "code_revision"),
         ("main",),
-        "code from a model repository is never executed; remove code_revision",
+        "code is taken at model_args.revision, like the weights; remove code_revision",
     ),
     Refusal(
         ("run_conf", "model_args", "token"),
         (),
         "never put a token into a manifest; use hfTokenSecret with the name and key of a Secret",
-    ),
-    Refusal(
-        ("run_conf", "model_args", "trust_remote_code"),
-        (False,),
-        "executing code from a model repository is not allowed in this version; use a model that transformers knows",
     ),
 )
 

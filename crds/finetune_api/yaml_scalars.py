@@ -16,6 +16,7 @@ _FLOAT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
 _DECIMAL = re.compile(r"^[-+]?(0|[1-9][0-9]*)$")
 _BASED = re.compile(r"^([-+]?)0(?:([xX])([0-9a-fA-F]+)|[oO]?([0-7]+)|([bB])([01]+))$")
 _SPECIAL = {".nan": math.nan, ".inf": math.inf, "+.inf": math.inf, "-.inf": -math.inf}
+LONGEST_INTEGER = 70  # 64 bits written one by one, with sign and prefix
 _INT64 = (-(2**63), 2**64 - 1)
 
 
@@ -47,6 +48,8 @@ def surprising(text: str) -> bool:
 
 
 def _integer(digits: str) -> int | None:
+    if len(digits) > LONGEST_INTEGER:
+        return None
     if _DECIMAL.match(digits):
         return int(digits)
     based = _BASED.match(digits)

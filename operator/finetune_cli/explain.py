@@ -1,7 +1,7 @@
 """`finetune explain KEY`: what a key means, of ours or of a system that jobs come from.
 
 KEY is a path of spec (training_args.learning_rate), its last part alone (learning_rate), or another system's own name
-(max_num_checkpoints, r_value): then what it becomes is explained.
+(max_num_checkpoints, r_value): then what it becomes is explained. So is the reason of a condition (VolumeNotOurs).
 """
 
 from __future__ import annotations
@@ -35,8 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from finetune_api.reasons import REASONS
     from finetune_cli.key_facts import facts
 
+    if reason := REASONS.get(args.key):
+        if args.output == "json":
+            terminal.print_json({"reason": args.key, **reason._asdict()})
+        else:
+            print(f"{args.key}: {reason.meaning}\nWhat to do: {reason.remedy}")
+        return EXIT_OK
     rows, paths = find(args.key)
     if not paths and not rows:
         raise CliError(_unknown(args.key))

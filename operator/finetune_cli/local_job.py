@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RUNS = Path("finetune-runs")
 CLUSTER_ONLY = (
     "queueName",
+    "minNodes",
     "priorityClassName",
     "workloadPriorityClassName",
     "storageClass",
@@ -43,13 +44,16 @@ CLUSTER_ONLY = (
     "annotations",
     "ttlSecondsAfterFinished",
     "maxAttempts",
+    "retryWithSmallerBatch",
     "suspend",
     "checkpointsRetention",
     "adoptCheckpoints",
     "caBundleConfigMap",
 )
 # What differs between two runs of the same training: never a reason to refuse a resume.
-NOT_TRAINING = frozenset((*CLUSTER_ONLY, "bucketStorageHost", "env", "terminationGracePeriodSeconds", "tracking"))
+NOT_TRAINING = frozenset(
+    (*CLUSTER_ONLY, "bucketStorageHost", "env", "stepTimeoutSeconds", "terminationGracePeriodSeconds", "tracking")
+)
 MADE_HERE = ("config", "data", "checkpoints", "records", "logs", "model-cache", "mlruns")
 FILES_MADE_HERE = ("status.json", "termination-log", "mlflow.db")
 
@@ -114,6 +118,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="datasets",
         help="where the data of dataset://NAME lies: a local path or a URI; repeatable",
     )
+    parser.add_argument(
+        "--allow-remote-code",
+        action="store_true",
+        help="let code of the model's repository run here, where the manifest says trust_remote_code",
+    )
 
 
 def folders(args: argparse.Namespace, name: str) -> Folders:
@@ -145,7 +154,7 @@ def resolve_here(spec: dict[str, Any], args: argparse.Namespace, *, quiet: bool 
     if args.endpoint:
         spec["bucketStorageHost"] = args.endpoint
     resolved = resolve(FineTuneJobSpec.model_validate(spec))
-    problems = list(refusals(resolved))
+    problems = list(refusals(resolved, args.allow_remote_code))
     if problems:
         raise CliError("\n  ".join(["this manifest cannot be used without a cluster as it is:", *problems]))
     if text := credentials_note(spec):
@@ -174,10 +183,15 @@ def with_datasets(spec: dict[str, Any], named: list[str]) -> dict[str, Any]:
     return spec
 
 
-def refusals(resolved: ResolvedSpec) -> Iterator[str]:
+def refusals(resolved: ResolvedSpec, allow_remote_code: bool = False) -> Iterator[str]:
     """Why this manifest cannot be trained here the way a cluster would."""
     from finetune_api.locations import parse_location
 
+    if resolved.spec.run_conf.model_args.trust_remote_code and not allow_remote_code:
+        yield (
+            "spec.run_conf.model_args.trust_remote_code is true: code of the model's repository would run on this"
+            " machine with your rights. Look at it, and give --allow-remote-code"
+        )
     spec = resolved.spec.to_dict()
     for path, text in locations(spec):
         location = parse_location(text)

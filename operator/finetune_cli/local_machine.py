@@ -1,4 +1,4 @@
-"""What a job that asks for GPUs is on a machine that has fewer, or none: the same training, on what there is.
+"""What a job that asks for GPUs or nodes is on a machine that has fewer, or none: the same training, on what there is.
 
 The total batch stays, so steps and losses stay too; only what a CPU cannot compute at all is changed, and said.
 """
@@ -18,9 +18,27 @@ Notes = list[str]
 
 def fitted(spec: dict[str, Any], gpus: int) -> tuple[dict[str, Any], Notes]:
     """A copy of the spec for a machine with so many GPUs, and what was changed."""
+    spec, notes = _on_one_node(spec)
+    fewer, more_notes = _on_gpus(spec, gpus)
+    if (notes or more_notes) and fewer.pop("customAccelerateConfig", None) is not None:
+        del fewer["distributedType"]
+        more_notes = [*more_notes, "customAccelerateConfig is for other processes: trained without it, whole on each"]
+    return fewer, [*notes, *more_notes]
+
+
+def _on_one_node(spec: dict[str, Any]) -> tuple[dict[str, Any], Notes]:
+    """This machine is one node; its processes are those of one pod."""
+    nodes = spec.get("nodes", 1)
+    if not isinstance(nodes, int) or nodes <= 1:
+        return spec, []
+    changed = {key: value for key, value in spec.items() if key not in ("nodes", "minNodes")}
+    return changed, [f"this machine is one node: nodes {nodes} -> 1; the total batch stays the same"]
+
+
+def _on_gpus(spec: dict[str, Any], gpus: int) -> tuple[dict[str, Any], Notes]:
     asked = spec.get("finetuningGpus", 1)
     if not isinstance(asked, int) or asked <= gpus:
-        return spec, []
+        return dict(spec), []
     return _on_cpu(spec, asked) if gpus == 0 else _on_fewer(spec, asked, gpus)
 
 

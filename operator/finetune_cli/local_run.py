@@ -173,6 +173,7 @@ class LocalRun:
             constants.ENV_NODE_NAME: os.uname().nodename,
             constants.ENV_GPUS: str(self.resolved.processes_per_node),
             constants.ENV_GRACE: str(spec.termination_grace_period_seconds),
+            constants.ENV_WATCHDOG: str(spec.step_timeout_seconds),
             constants.ENV_WORK_DIR: str(self.folders.work),
             constants.ENV_MODEL_DIR: model_dir,
             constants.ENV_MODEL_CACHE_DIR: str(self.folders.model_cache),
@@ -180,6 +181,7 @@ class LocalRun:
             constants.ENV_JOB_NAME: self.job.name,
             constants.ENV_JOB_NAMESPACE: self.job.namespace,
             constants.ENV_JOB_UID: f"local-{self.job.name}",
+            constants.ENV_SECRETS: ",".join(variable.name for variable in spec.env or [] if variable.value_from),
         }
         if number > 1 and self.folders.has_checkpoint():
             # Not without one: `auto` would then take another job's checkpoint from checkpointsRemote.

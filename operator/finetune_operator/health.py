@@ -10,6 +10,7 @@ from aiohttp import web
 from .metrics import Metrics
 
 Check = Callable[[], str | None]
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class HealthServer:
@@ -53,7 +54,7 @@ class HealthServer:
         return web.Response(status=200 if self.ready else 503, text="ok" if self.ready else "starting")
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
-        return web.Response(text=self._metrics.text(), content_type="text/plain")
+        return web.Response(body=self._metrics.text().encode(), headers={"Content-Type": METRICS_TYPE})
 
 
 def at_most(what: str, read: Callable[[], float], limit: float) -> Check:

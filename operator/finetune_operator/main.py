@@ -17,7 +17,9 @@ import aiohttp
 
 from finetune_api import constants
 
+from . import logs
 from . import settings as settings_module
+from .census import Census
 from .health import HealthServer, at_most
 from .kube import config as kube_config
 from .kube.client import KubeClient
@@ -25,11 +27,12 @@ from .kube.errors import ApiError, UnreachableError
 from .leader import LeaderElection, LeadershipLostError
 from .metrics import Metrics
 from .progress import ProgressPoller
-from .reconcile import KUEUE_GROUP, Reconciler
+from .reconcile import Reconciler
 from .settings import Settings, SettingsError
 from .sweep import Sweeper
 from .transport import Transport
 from .workers import work
+from .workloads import KUEUE_GROUP
 from .workqueue import WorkQueue
 
 Key = tuple[str, str]
@@ -37,6 +40,7 @@ KUEUE_CHECK_SECONDS = 30.0
 CRD_CHECK_SECONDS = 3.0
 MAX_OVERDUE_SECONDS = 120.0
 MAX_RECONCILE_SECONDS = 300.0
+MAX_WATCH_SECONDS = 180.0  # two silent streams in a row, and the time to open a third
 
 logger = logging.getLogger("finetune_operator")
 
@@ -49,7 +53,7 @@ def main() -> int:
     except (SettingsError, kube_config.ConfigError) as error:
         print(f"finetune-operator: {error}", file=sys.stderr)
         return 78
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    logs.configure(settings.log_level, settings.log_format)
     return asyncio.run(Operator(settings, config).run())
 
 
@@ -61,7 +65,7 @@ class Operator:
         self._config = config
         self._metrics = Metrics()
         self._stop = asyncio.Event()
-        self._kueue: tuple[bool, float] = (False, -KUEUE_CHECK_SECONDS)
+        self._kueue: tuple[str | None, float] = (None, -KUEUE_CHECK_SECONDS)
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -102,9 +106,10 @@ class Operator:
         queue: WorkQueue[Key] = WorkQueue(clock)
         poller = ProgressPoller(session, settings.progress_seconds, queue.add, _now)
         reconciler = Reconciler(
-            client, session, poller, settings=settings, now=_now, has_kueue=lambda: self._has_kueue(client)
+            client, session, poller, settings=settings, now=_now, kueue_version=lambda: self._kueue_version(client)
         )
-        transport = Transport(self._config, settings.watch_namespace, queue.add)
+        census = Census(self._metrics)
+        transport = Transport(self._config, settings.watch_namespace, queue.add, census.note, clock)
         sweeper = Sweeper(
             client,
             queue,
@@ -113,7 +118,7 @@ class Operator:
             versions=transport.versions,
             clock=clock,
         )
-        self._watch_over(health, queue, sweeper, election, poller)
+        self._watch_over(health, queue, sweeper, election, poller, transport)
         parts: dict[str, Coroutine[Any, Any, None]] = {
             "lease": election.hold(),
             "sweep": sweeper.run(),
@@ -138,13 +143,18 @@ class Operator:
         sweeper: Sweeper,
         election: LeaderElection,
         poller: ProgressPoller,
+        transport: Transport,
     ) -> None:
         health.add(at_most("a key waits in the queue", queue.overdue, MAX_OVERDUE_SECONDS))
         health.add(at_most("a reconcile takes", queue.longest_work, MAX_RECONCILE_SECONDS))
         health.add(at_most("the last sweep is old", lambda: sweeper.age, 3 * self._settings.sweep_seconds))
+        health.add(at_most("a watch has brought nothing", transport.age, MAX_WATCH_SECONDS))
         health.add(lambda: "the watch stream brings no events" if sweeper.stalled else None)
         health.add(lambda: None if election.leading else "the lease is not renewed")
-        self._metrics.gauge("queue_length", lambda: float(len(queue)))
+        self._metrics.gauge("queue_depth", lambda: float(queue.depth()))
+        self._metrics.gauge("queue_delayed", lambda: float(len(queue) - queue.depth()))
+        self._metrics.gauge("reconciles_running", lambda: float(queue.working()))
+        self._metrics.gauge("watch_age_seconds", transport.ages, "resource")
         self._metrics.gauge("queue_overdue_seconds", queue.overdue)
         self._metrics.gauge("polled_jobs", lambda: float(len(poller)))
         self._metrics.gauge("sweep_age_seconds", lambda: sweeper.age)
@@ -164,13 +174,13 @@ class Operator:
                 told = True
             await asyncio.sleep(CRD_CHECK_SECONDS)
 
-    async def _has_kueue(self, client: KubeClient) -> bool:
+    async def _kueue_version(self, client: KubeClient) -> str | None:
         """Asked at most twice a minute: an old answer does no harm, since the Job is suspended either way."""
-        present, asked_at = self._kueue
+        version, asked_at = self._kueue
         if time.monotonic() - asked_at >= KUEUE_CHECK_SECONDS:
-            present = await client.serves(KUEUE_GROUP)
-            self._kueue = (present, time.monotonic())
-        return present
+            version = await client.serves(KUEUE_GROUP)
+            self._kueue = (version, time.monotonic())
+        return version
 
     async def _unless_stopped(self, work_first: Coroutine[Any, Any, None]) -> bool:
         """Await something that may take for ever; False if a signal came first."""

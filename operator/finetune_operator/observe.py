@@ -22,12 +22,12 @@ SETTLE_SECONDS = 2.0  # what is younger is not waiting yet, it is just new
 
 
 async def observe(client: KubeClient, job: Object, request: Request | None, now: datetime) -> Observed:
-    """`request` is None when the spec is invalid: then nothing of it can be running either."""
+    """`request` is None when the spec is invalid; what of it runs all the same was started by another version."""
     if finished(job):
         wait = due_in(job, now)
         return Observed(job) if wait is None or wait > 0 else await _leftovers(client, job)
     if request is None:
-        return Observed(job)
+        return await _unfinished(client, job)
     namespace, uid = job["metadata"]["namespace"], job["metadata"]["uid"]
     selector = f"{constants.LABEL_JOB_UID}={uid}"
     jobs, checkpoints, cache = await asyncio.gather(
@@ -47,6 +47,15 @@ async def observe(client: KubeClient, job: Object, request: Request | None, now:
         cache=cache,
         warnings=await _events(client, namespace, suspects),
     )
+
+
+async def _unfinished(client: KubeClient, job: Object) -> Observed:
+    """What another version of the operator, or other settings, may have started of a spec that is invalid now."""
+    if not (job.get("status") or {}).get("attempts"):
+        return Observed(job)
+    selector = f"{constants.LABEL_JOB_UID}={job['metadata']['uid']},{constants.LABEL_ROLE}={constants.ROLE_TRAIN}"
+    found = await client.list(JOB, job["metadata"]["namespace"], labelSelector=selector)
+    return Observed(job, jobs=tuple(child for child in found if owned_by(child, job)))
 
 
 async def _leftovers(client: KubeClient, job: Object) -> Observed:

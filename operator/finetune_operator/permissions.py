@@ -44,6 +44,12 @@ RULES: tuple[Rule, ...] = (
     Rule("", "configmaps", ("get", "list", "create", "delete"), "the frozen configuration of a try; deleted by ttl"),
     Rule("", "services", ("get", "list", "create", "delete"), "names for the pods of several nodes; deleted by ttl"),
     Rule("", "events", ("list", "create"), "reasons why children wait; the job's own story"),
+    Rule("kueue.x-k8s.io", "workloads", ("list",), "why a queued Job waits, where there is Kueue"),
+)
+
+# Besides, in the same namespaces, where FINETUNE_PROGRESS_FROM is set (the chart's networkPolicy.enabled).
+NETWORK_RULES: tuple[Rule, ...] = (
+    Rule("networking.k8s.io", "networkpolicies", ("get", "create"), "who may reach a job's pods; goes with the job"),
 )
 
 # In the operator's own namespace.

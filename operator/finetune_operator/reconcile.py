@@ -28,9 +28,9 @@ from .plan.validate import InvalidSpecError, request_for
 from .progress import ProgressPoller
 from .settings import Settings
 from .status import write_status
+from .workloads import queued_jobs, read_workloads
 
 ROUNDS = 4  # storage and download, then the run, then the try: each may show what the next needs
-KUEUE_GROUP = "kueue.x-k8s.io"
 
 Key = tuple[str, str]
 logger = logging.getLogger(__name__)
@@ -47,13 +47,13 @@ class Reconciler:
         *,
         settings: Settings,
         now: Callable[[], datetime],
-        has_kueue: Callable[[], Awaitable[bool]],
+        kueue_version: Callable[[], Awaitable[str | None]],
     ) -> None:
         self._client = client
         self._poller = poller
         self._settings = settings
         self._now = now
-        self._has_kueue = has_kueue
+        self._kueue_version = kueue_version
         self._mlflow = MlflowClient(session, settings.mlflow_uri, settings.mlflow_public_url)
 
     async def reconcile(self, key: Key) -> tuple[bool, float | None]:
@@ -74,8 +74,10 @@ class Reconciler:
         except InvalidSpecError:
             request = None
         observed = await observe(self._client, job, request, self._now())
-        if request and request.spec.queue_name:
-            observed = replace(observed, kueue=await self._has_kueue())
+        if request and (request.spec.queue_name or queued_jobs(observed)):
+            version = await self._kueue_version()
+            workloads = await read_workloads(self._client, observed, version) if version else ()
+            observed = replace(observed, kueue=version is not None, workloads=workloads)
         told = self._poller.report(key)
         if told and any(pod["metadata"]["name"] == told[0] for pod in observed.pods):
             observed = replace(observed, progress=told[1])

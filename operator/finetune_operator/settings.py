@@ -4,12 +4,15 @@ docs/contracts.md lists the variables. A wrong value stops the operator at once 
 what would be right: a Deployment that does not start is noticed, a default in place of a typing error is not.
 """
 
+import ipaddress
 import json
 import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
+
+from .logs import FORMATS
 
 DEFAULT_TRAINER_IMAGE = "finetune-operator/trainer:0.1.0"
 
@@ -34,6 +37,11 @@ class Settings:
     lease_namespace: str = "default"
     lease_seconds: float = 15.0
     default_gpu_resource: str = "nvidia.com/gpu"
+    allowed_images: tuple[str, ...] = ()  # empty: all
+    allowed_sources: tuple[str, ...] = ()  # of models, tokenizers and adapters; empty: all
+    allow_remote_code: bool = False
+    progress_from: tuple[Mapping[str, object], ...] = ()  # NetworkPolicy peers; empty: no policies are made
+    blocked_addresses: tuple[str, ...] = ()  # CIDRs that pods of jobs do not reach, where policies are made
     progress_seconds: float = 15.0
     retry_seconds: float = 10.0
     retry_max_seconds: float = 300.0
@@ -42,6 +50,7 @@ class Settings:
     health_host: str = "0.0.0.0"
     health_port: int = 8081
     log_level: str = "INFO"
+    log_format: str = "text"
     identity: str = "local"
 
 
@@ -61,6 +70,11 @@ def load(env: Mapping[str, str] | None = None) -> Settings:
         or _own_namespace(default.lease_namespace),
         lease_seconds=_number(env, "FINETUNE_LEASE_SECONDS", default.lease_seconds, float, least=3),
         default_gpu_resource=env.get("FINETUNE_DEFAULT_GPU_RESOURCE") or default.default_gpu_resource,
+        allowed_images=_list(env, "FINETUNE_ALLOWED_IMAGES"),
+        allowed_sources=_list(env, "FINETUNE_ALLOWED_SOURCES"),
+        allow_remote_code=_truth(env, "FINETUNE_ALLOW_REMOTE_CODE"),
+        progress_from=_peers(env, "FINETUNE_PROGRESS_FROM"),
+        blocked_addresses=_networks(env, "FINETUNE_BLOCKED_ADDRESSES"),
         progress_seconds=_number(env, "FINETUNE_PROGRESS_SECONDS", default.progress_seconds, float, least=1),
         retry_seconds=_number(env, "FINETUNE_RETRY_SECONDS", default.retry_seconds, float, least=0),
         retry_max_seconds=_number(env, "FINETUNE_RETRY_MAX_SECONDS", default.retry_max_seconds, float, least=0),
@@ -69,6 +83,7 @@ def load(env: Mapping[str, str] | None = None) -> Settings:
         health_host=env.get("FINETUNE_HEALTH_HOST") or env.get("POD_IP") or default.health_host,
         health_port=_number(env, "FINETUNE_HEALTH_PORT", default.health_port, int, least=0),
         log_level=_log_level(env, default.log_level),
+        log_format=_log_format(env, default.log_format),
         identity=env.get("POD_NAME") or f"{socket.gethostname()}-{os.getpid()}",
     )
 
@@ -103,11 +118,53 @@ def _labels(env: Mapping[str, str], name: str) -> dict[str, dict[str, str]]:
     return value
 
 
+def _list(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Entries separated by commas or white space."""
+    return tuple(env.get(name, "").replace(",", " ").split())
+
+
+def _truth(env: Mapping[str, str], name: str) -> bool:
+    text = env.get(name, "").lower()
+    if text not in ("", "true", "false"):
+        raise SettingsError(f"{name}={text!r} is neither true nor false")
+    return text == "true"
+
+
+def _peers(env: Mapping[str, str], name: str) -> tuple[Mapping[str, object], ...]:
+    """NetworkPolicyPeers as JSON, such as [{"podSelector": {"matchLabels": {"app": "operator"}}}]."""
+    text = env.get(name, "")
+    try:
+        value = json.loads(text or "[]")
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"{name} is not JSON ({error}); give a list of NetworkPolicy peers") from None
+    known = {"namespaceSelector", "podSelector", "ipBlock"}
+    if not isinstance(value, list) or not all(isinstance(peer, dict) and peer and set(peer) <= known for peer in value):
+        raise SettingsError(f"{name} must be a list of NetworkPolicy peers, each with one or more of {sorted(known)}")
+    return tuple(value)
+
+
+def _networks(env: Mapping[str, str], name: str) -> tuple[str, ...]:
+    entries = _list(env, name)
+    for entry in entries:
+        try:
+            ipaddress.ip_network(entry)
+        except ValueError:
+            raise SettingsError(f"{name}: {entry!r} is no network; write 169.254.169.254/32, for example") from None
+    return entries
+
+
 def _log_level(env: Mapping[str, str], default: str) -> str:
     level = (env.get("FINETUNE_LOG_LEVEL") or default).upper()
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise SettingsError(f"FINETUNE_LOG_LEVEL={level!r} is unknown; give DEBUG, INFO, WARNING or ERROR")
     return level
+
+
+def _log_format(env: Mapping[str, str], default: str) -> str:
+    kind = (env.get("FINETUNE_LOG_FORMAT") or default).lower()
+    if kind not in FORMATS:
+        raise SettingsError(f"FINETUNE_LOG_FORMAT={kind!r} is unknown; give one of {', '.join(FORMATS)}")
+    return kind
 
 
 def _own_namespace(default: str) -> str:

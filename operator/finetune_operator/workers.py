@@ -4,18 +4,23 @@ import logging
 import time
 
 from .kube.errors import ApiError, UnreachableError
+from .logs import job_key
 from .metrics import Metrics
 from .reconcile import Reconciler
 from .workqueue import WorkQueue
 
 Key = tuple[str, str]
+RESULTS = ("ok", "conflict", "error", "unreachable", "exception")
 logger = logging.getLogger(__name__)
 
 
 async def work(queue: WorkQueue[Key], reconciler: Reconciler, metrics: Metrics) -> None:
     """One worker, for ever. No error ends it: an unexpected one is logged with its traceback and the key retried."""
+    for result in RESULTS:
+        metrics.count("reconcile_total", by=0, result=result)
     while True:
         key = await queue.get()
+        job_key.set(key)
         started = time.monotonic()
         try:
             exists, requeue = await reconciler.reconcile(key)
@@ -35,7 +40,7 @@ async def work(queue: WorkQueue[Key], reconciler: Reconciler, metrics: Metrics) 
             if requeue is not None:
                 queue.add(key, after=requeue)
             metrics.count("reconcile_total", result="ok")
-        metrics.observe("reconcile_seconds", time.monotonic() - started)
+        metrics.observe("reconcile_duration_seconds", time.monotonic() - started)
 
 
 def _retry_after_error(queue: WorkQueue[Key], key: Key, error: ApiError) -> None:

@@ -89,6 +89,14 @@ class WorkQueue(Generic[Key]):
     def __len__(self) -> int:
         return len(self._due)
 
+    def depth(self) -> int:
+        """How many keys are due and wait for a worker."""
+        now = self._clock()
+        return sum(due <= now and key not in self._working for key, due in self._due.items())
+
+    def working(self) -> int:
+        return len(self._working)
+
     def overdue(self) -> float:
         """For how many seconds the most overdue key has been waiting for a worker: near 0 in a healthy queue."""
         now = self._clock()

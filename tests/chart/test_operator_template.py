@@ -108,6 +108,7 @@ def test_the_operator_reads_every_setting_that_the_chart_gives(render: Any) -> N
     values = {
         "watchNamespace": "team-a",
         "settings.logLevel": "DEBUG",
+        "settings.logFormat": "json",
         "settings.progressSeconds": 5,
         "settings.workers": 3,
         "settings.retrySeconds": 1,
@@ -116,6 +117,9 @@ def test_the_operator_reads_every_setting_that_the_chart_gives(render: Any) -> N
         "settings.leaseSeconds": 4,
         "settings.defaultGpuResource": "amd.com/gpu",
         "settings.maxGpusPerNode": 4,
+        "settings.allowedImages": ["registry.example.com/ml", "other/*"],
+        "settings.allowedSources": ["hf://org"],
+        "settings.allowRemoteCode": True,
         "settings.acceleratorLabels": {"H100": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}},
         "mlflow.uri": "https://mlflow.example.com",
         "mlflow.publicUrl": "https://ml.example.com",
@@ -136,6 +140,9 @@ def test_the_operator_reads_every_setting_that_the_chart_gives(render: Any) -> N
         mlflow_public_url="https://ml.example.com",
         watch_namespace="team-a",
         max_gpus_per_node=4,
+        allowed_images=("registry.example.com/ml", "other/*"),
+        allowed_sources=("hf://org",),
+        allow_remote_code=True,
         accelerator_labels={"H100": {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}},
         lease_namespace="finetune-system",
         lease_seconds=4,
@@ -147,6 +154,7 @@ def test_the_operator_reads_every_setting_that_the_chart_gives(render: Any) -> N
         workers=3,
         health_host="10.0.0.7",
         log_level="DEBUG",
+        log_format="json",
         identity="pod-1",
     )
 
@@ -229,13 +237,18 @@ def test_the_crd_is_kept_by_default_and_can_be_left_out(render: Any) -> None:
     assert crds("crds.enabled=false") == []
 
 
-def test_network_policies_follow_the_namespaces(render: Any) -> None:
-    objects = render(
-        CHART, "--set", "networkPolicy.enabled=true,networkPolicy.trainingNamespaces={a,b},watchNamespace=b"
-    )
+def test_network_policies_are_made_if_wanted_and_the_operator_told_whom_to_let_in(render: Any) -> None:
+    objects = render(CHART, "--set", "networkPolicy.enabled=true,networkPolicy.blockedAddresses={10.0.0.0/8}")
     policies = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in objects.of("NetworkPolicy")}
-    train = "fo-finetune-operator-train"
-    assert policies == {("finetune-system", "fo-finetune-operator"), ("a", train), ("b", train)}
+    assert policies == {("finetune-system", "fo-finetune-operator")}
+    operator = objects.one("Deployment", "fo-finetune-operator")["spec"]["template"]
+    loaded = operator_settings.load(
+        {name: value for name, value in env_of(operator["spec"]["containers"][0]).items() if isinstance(value, str)}
+    )
+    (caller,) = loaded.progress_from
+    assert caller["podSelector"]["matchLabels"].items() <= operator["metadata"]["labels"].items()
+    assert caller["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "finetune-system"}}
+    assert loaded.blocked_addresses == ("10.0.0.0/8",)
     assert render(CHART).of("NetworkPolicy") == []
 
 
@@ -246,12 +259,6 @@ def test_policies_and_monitors_name_train_pods_as_the_operator_does(render: Any)
     assert monitor["selector"]["matchLabels"] == train
     assert monitor["podMetricsEndpoints"][0]["port"] == constants.PROGRESS_PORT_NAME
     assert monitor["podTargetLabels"] == [constants.LABEL_JOB]
-    policy = next(item for item in objects.of("NetworkPolicy") if item["metadata"]["name"].endswith("-train"))["spec"]
-    assert policy["podSelector"]["matchLabels"] == train
-    assert policy["ingress"][0]["ports"] == [{"port": constants.PROGRESS_PORT, "protocol": "TCP"}]
-    (caller, *_) = policy["ingress"][0]["from"]
-    operator = objects.one("Deployment", "fo-finetune-operator")["spec"]["template"]["metadata"]["labels"]
-    assert caller["podSelector"]["matchLabels"].items() <= operator.items()
     scraped = objects.one("ServiceMonitor")["spec"]["selector"]["matchLabels"]
     services = [item["metadata"] for item in objects.of("Service")]
     assert [item["name"] for item in services if scraped.items() <= item["labels"].items()] == ["fo-finetune-operator"]

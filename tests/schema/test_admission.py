@@ -165,6 +165,8 @@ class TestImmutability:
             {"annotations": {"example.com/a": "b"}},
             {"ttlSecondsAfterFinished": 60},
             {"maxAttempts": 9},
+            {"stepTimeoutSeconds": 9},
+            {"retryWithSmallerBatch": True},
         ],
         ids=lambda spec: next(iter(spec)),
     )

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.errors import BadConfiguration
-from finetune_trainer.train.advice import is_out_of_memory, memory_advice, volume_named
+from finetune_trainer.train.advice import (
+    evaluation_advice,
+    is_out_of_memory,
+    memory_advice,
+    model_advice,
+    volume_named,
+)
 
 
 @pytest.mark.parametrize(
@@ -33,6 +39,25 @@ def test_memory(per_device: int, checkpointing: bool, adapter: bool, advice: str
     text = memory_advice(per_device, checkpointing, adapter, "CUDA out of memory. Tried to allocate 2 GiB\nstack")
     assert advice in text
     assert text.endswith("(CUDA out of memory. Tried to allocate 2 GiB)")
+
+
+def test_the_length_is_lowered_to_half_of_what_the_data_has() -> None:
+    text = memory_advice(1, True, True, "out of memory", longest=700)
+    assert "lower sft_args.max_seq_length to 350 (the longest example has 700 tokens)" in text
+
+
+@pytest.mark.parametrize(
+    ("adapter", "quantized", "advice"),
+    [(False, False, "peft_type: LORA"), (True, False, "quant_conf.load_in_4bit"), (True, True, "smaller basemodel")],
+)
+def test_no_batch_helps_a_model_that_does_not_fit(adapter: bool, quantized: bool, advice: str) -> None:
+    text = model_advice(adapter, quantized, "out of memory")
+    assert advice in text
+    assert "batch" not in text
+
+
+def test_the_evaluation_has_a_batch_of_its_own() -> None:
+    assert "per_device_eval_batch_size to 4" in evaluation_advice(8, "out of memory")
 
 
 def test_the_length_is_named_as_the_method_has_it() -> None:

@@ -257,3 +257,54 @@ def test_found_settings_of_another_job_do_not_count(train_here: Any, make_config
     spec = {"overrides": {"auto": ["per_device_batch"]}}
     run = train_here(make_config(spec=spec, training_args={"max_steps": 1}), work=tmp_path)
     assert run.report.effective.per_device_batch == 8
+
+
+# --- out of memory: what the operator does next -----------------------------------------------------------------------
+
+
+def test_after_running_out_of_memory_half_the_batch_goes_on_with_the_same_total(
+    train_here: Any, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory runs out in the middle, after a checkpoint; the next attempt's configuration has half the batch."""
+    arguments = {"max_steps": 6, "save_steps": 2}
+    whole = train_here(make_config(total=24, training_args=arguments))
+    _room_until_step(monkeypatch, 3)
+    work = whole.work.parent / "tight"
+    with pytest.raises(OutOfMemory, match="batch_size from 8 to 4") as caught:
+        train_here(make_config(total=24, training_args=arguments), work=work)
+    assert caught.value.reason == "OutOfMemory"
+    second = train_here(make_config(total=24, per_device=4, training_args=arguments), work=work)
+    effective = second.report.effective
+    assert (effective.per_device_batch, effective.accumulation, effective.total_batch) == (4, 6, 24)
+    assert second.report.resumed_from_step == 2
+    assert second.losses == pytest.approx(whole.losses, rel=1e-4)
+
+
+def _room_until_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """From that step on there is room for 4 rows at once."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    forward, calls = LlamaForCausalLM.forward, []
+
+    def limited(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if kwargs["input_ids"].shape[0] > 4 and len(calls) > 3 * (step - 1):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", limited)
+
+
+def test_a_model_without_room_asks_for_no_smaller_batch(
+    train_here: Any, make_config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def no_room(*args: Any, **kwargs: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+
+    monkeypatch.setattr("finetune_trainer.train.model.load_model", no_room)
+    with pytest.raises(OutOfMemory, match="the model itself: train an adapter") as caught:
+        train_here(make_config())
+    assert caught.value.reason == "ModelTooLarge"

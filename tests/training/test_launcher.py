@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.launch import Ranks, conclude, rank_environment, read_results, threads_per_process, watch
+from finetune_trainer.rendezvous import Agreed
 from finetune_trainer.train.settings import read_spec
 
 Script = Callable[..., Ranks]
@@ -152,10 +153,19 @@ def test_success_in_a_smaller_world_is_none(tmp_path: Path) -> None:
 
 
 def test_the_users_environment_wins(tmp_path: Path) -> None:
-    environment = rank_environment({"OMP_NUM_THREADS": "7"}, 1, 2, 4711, tmp_path, 3)
+    here = Agreed(size=2, nodes=1, first_rank=0, address="127.0.0.1", port=4711)
+    environment = rank_environment({"OMP_NUM_THREADS": "7"}, here, 1, 2, tmp_path, 3)
     assert environment["OMP_NUM_THREADS"] == "7"
     assert (environment["RANK"], environment["WORLD_SIZE"], environment["MASTER_PORT"]) == ("1", "2", "4711")
-    assert rank_environment({}, 0, 1, 1, tmp_path, 3)["OMP_NUM_THREADS"] == "3"
+    assert rank_environment({}, here, 0, 1, tmp_path, 3)["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_rank_of_another_node_knows_its_place_in_the_world(tmp_path: Path) -> None:
+    there = Agreed(size=6, nodes=3, first_rank=2, address="10.0.0.7", port=4711)
+    environment = rank_environment({}, there, 1, 2, tmp_path, 1)
+    assert (environment["RANK"], environment["LOCAL_RANK"], environment["WORLD_SIZE"]) == ("3", "1", "6")
+    assert environment["MASTER_ADDR"] == "10.0.0.7"
+    assert "GLOO_SOCKET_IFNAME" not in environment  # the pod's own address, which its host name has
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -85,6 +87,30 @@ def test_the_watchdog_ends_what_hangs_with_its_stack(capfd: pytest.CaptureFixtur
     assert ended.wait(20)
     assert "s while loading; the stacks of all threads are in the log" in messages[0]
     assert "in test_the_watchdog_ends_what_hangs_with_its_stack" in capfd.readouterr().err
+
+
+def test_loading_may_take_four_times_as_long_and_the_first_step_may_not() -> None:
+    ended = threading.Event()
+    progress = Progress(1)
+    watchdog = Watchdog(progress, lambda message: ended.set(), seconds=1.0)
+    watchdog.start()
+    assert not ended.wait(2.5)
+    progress.update(step=0, total_steps=12)
+    assert ended.wait(2.0)
+
+
+def test_the_watchdog_ends_what_holds_the_interpreters_lock() -> None:
+    code = (
+        "import ctypes\n"
+        "from finetune_trainer.train.progress import Progress\n"
+        "from finetune_trainer.train.stopping import Watchdog\n"
+        "Watchdog(Progress(1), print, seconds=0.2).start()\n"
+        "import time; time.sleep(0.3)\n"
+        "ctypes.PyDLL(None).sleep(60)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert ended.returncode == 1
+    assert 'File "<string>", line 6' in ended.stderr
 
 
 def test_the_watchdog_lets_alone_what_moves() -> None:

@@ -159,7 +159,16 @@ def _list(source: _Source, credentials: str | None) -> dict[str, Entry]:
     if root is None:
         return transfer.list_entries(source.uri, credentials=credentials)
     paths = [path for path in root.rglob("*") if path.is_file()]
+    for path in paths if source.location.scheme != "local" else ():
+        _check_inside(source, path)
     return {path.relative_to(root).as_posix(): Entry(path.stat().st_size, _version(path)) for path in paths}
+
+
+def _check_inside(source: _Source, path: Path) -> None:
+    """A link on a volume may lead anywhere in this pod: to its environment, for example. Raises InputMissing."""
+    volume = Path(_MOUNTS[source.location.scheme]) / source.location.container
+    if not path.resolve().is_relative_to(volume.resolve()):
+        raise InputMissing(f"{source.uri}: {path.name} is a link that leads out of its volume; copy the file there")
 
 
 def _version(path: Path) -> str:
@@ -258,6 +267,8 @@ def _bring_file(source: _Source, target: Path, known: str | None, credentials: s
         return None
     if mounted and not mounted.is_file():
         raise InputMissing(f"{location.uri} does not exist in the mounted volume ({mounted}); check the name and path")
+    if mounted:
+        _check_inside(source, mounted)
     version = _version(mounted) if mounted else fingerprint(location.uri, credentials=credentials)
     if version == known and target.is_file():
         log.info("data: %s is here already", location.uri)

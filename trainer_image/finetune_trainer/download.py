@@ -27,6 +27,7 @@ from finetune_api.locations import model_key, parse_location
 from finetune_api.report import TerminationReport
 from finetune_api.resolve import ResolvedSpec, resolve
 from finetune_api.spec import FineTuneJobSpec
+from finetune_trainer import redaction
 from finetune_trainer.adapter_source import adapter_directory, check_adapter, fetch_adapter
 from finetune_trainer.data import load_training_data, padded_length, prepare_tokenizer
 from finetune_trainer.data.preparing import backend_of
@@ -38,6 +39,7 @@ from finetune_trainer.model_cache import ModelSource, check_model, fetch_model, 
 from finetune_trainer.model_outline import fetch_outline
 from finetune_trainer.planning import Plan, make_plan, read_model
 from finetune_trainer.positions import check_positions
+from finetune_trainer.remote_code import check_code, trusts_tokenizer
 from finetune_trainer.tokenizer_source import fetch_tokenizer, load_for_counting, tokenizer_directory
 from finetune_trainer.train.fresh_model import check_early, weight_shapes
 from finetune_trainer.transfer import use_endpoint
@@ -64,6 +66,7 @@ class Places:
 
 def main() -> int:
     """Downloads and checks; returns the exit code after writing the termination report and the record."""
+    redaction.install()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
         with _interruptible():
@@ -194,7 +197,8 @@ def examine(
     """Reads every row, counts tokens, steps and memory; the plan and the notices about the data. Raises TrainerErrors
     for what training would fail with."""
     spec, folder = resolved.spec, _model_folder(model_dir, resolved.spec)
-    tokenizer = load_for_counting(tokenizer_directory(spec, model_dir, places.work))
+    check_code(folder, spec)
+    tokenizer = load_for_counting(tokenizer_directory(spec, model_dir, places.work), trusts_tokenizer(spec))
     prepared = prepare_tokenizer(config, tokenizer)
     changed = check_early(spec, folder, backend_of(tokenizer).get_vocab_size(with_added_tokens=True))
     model = read_model(folder)
@@ -258,7 +262,7 @@ def _write_report(report: TerminationReport) -> None:
     for path, text in ((log_path, report.to_message()), (work / "records" / "download.json", report.to_text())):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            path.write_text(redaction.redact(text), encoding="utf-8")
         except OSError as error:  # the exit code still says it
             log.warning("cannot write %s: %s", path, error)
 

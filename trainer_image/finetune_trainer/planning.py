@@ -12,6 +12,7 @@ from typing import Any
 
 from finetune_api.quant_conf import BnBQuantizationConfig
 from finetune_api.resolve import ResolvedSpec
+from finetune_api.sharding import sharding_of
 from finetune_api.status import DatasetReport, EffectiveSettings, MemoryEstimate
 from finetune_trainer.data import TrainingData, padded_length
 from finetune_trainer.memory_estimate import (
@@ -162,10 +163,19 @@ def make_plan(
         parameters=known.elements + (0 if training.trains_all else trained or 0) if known else None,
         trained=trained,
         counted=training.peft_type in COUNTED,
-        memory=elsewhere.get(resolved.distributed_type),
+        memory=elsewhere.get(_like(resolved)),
         elsewhere={name: memory for name, memory in elsewhere.items() if memory},
         hours=work / tokens_per_second / 3600 if tokens_per_second else None,
     )
+
+
+def _like(resolved: ResolvedSpec) -> str:
+    """The distributed type of the estimates that splits what this job's does."""
+    if resolved.world_size == 1:
+        return DISTRIBUTED[0]
+    custom = resolved.spec.custom_accelerate_config
+    split = sharding_of(resolved.distributed_type, custom, resolved.world_size).split
+    return {"nothing": "auto-ddp", "optimizer": "auto-deepspeed-stage1", "everything": "auto-deepspeed-stage3"}[split]
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def fetch_tokenizer(spec: FineTuneJobSpec, work_dir: Path, credentials: dict[str
         )
 
 
-def load_for_counting(directory: Path) -> object:
+def load_for_counting(directory: Path, trusted: bool = False) -> object:
     """The tokenizer, by the light path where there is a tokenizer.json, else by transformers. Raises InputMissing."""
     try:
         return LightTokenizer.load(directory)
@@ -81,6 +81,6 @@ def load_for_counting(directory: Path) -> object:
     from transformers import AutoTokenizer  # only for models without tokenizer.json, which it converts
 
     try:
-        return AutoTokenizer.from_pretrained(str(directory))
+        return AutoTokenizer.from_pretrained(str(directory), trust_remote_code=trusted)
     except (OSError, ValueError, ImportError) as error:
         raise InputMissing(f"the tokenizer in {directory} cannot be read: {error}") from None

@@ -17,8 +17,10 @@ from typing import IO, Any, TypeVar
 
 from finetune_api.constants import COMPLETION_MARKER
 from finetune_api.locations import LocationError, parse_location
+from finetune_api.rules_security import METADATA_MESSAGE, metadata_host
 from finetune_trainer.errors import BadConfiguration, InputMissing, Unavailable
 from finetune_trainer.transfer_errors import explain
+from finetune_trainer.web_client import get_client
 
 RETRY_SECONDS = 25.0  # a job should say within a minute that its store does not answer
 WORKERS = 8
@@ -86,6 +88,8 @@ def with_scheme(uri: str) -> str:
         location = parse_location(uri)
     except LocationError as error:
         raise BadConfiguration(str(error)) from None
+    if location.scheme in ("http", "https") and metadata_host(uri):  # of a ConfigMap: a manifest is refused earlier
+        raise BadConfiguration(METADATA_MESSAGE.format(url=uri))
     return f"file://{location.path}" if location.scheme == "local" else location.uri
 
 
@@ -113,6 +117,8 @@ def _connect(scheme: str, settings: tuple[tuple[str, str], ...], process: int) -
 
 
 def _store_options(scheme: str) -> dict[str, Any]:
+    if scheme in ("http", "https"):
+        return {"get_client": get_client}
     if scheme != "s3":
         return {}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

@@ -32,8 +32,9 @@ def explain(error: BaseException, uri: str, credentials: str, *, writing: bool =
 
     credentials: where the user gave the keys, for the message.
     """
-    if isinstance(error, TrainerError):
-        return error
+    own = next((link for link in _chain(error) if isinstance(link, TrainerError)), None)  # fsspec wraps what it meets
+    if own is not None:
+        return own
     verb = "written" if writing else "read"
     status = _status(error)
     names = {cls.__name__ for link in _chain(error) for cls in type(link).__mro__}

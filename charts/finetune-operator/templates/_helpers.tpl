@@ -82,6 +82,14 @@ affinity: {{ toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
+{{/* Who may read the progress and metrics of train pods, as JSON: the operator's pods, and whoever scrapes metrics. */}}
+{{- define "finetune-operator.progressFrom" -}}
+{{- $namespace := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}
+{{- $pods := dict "matchLabels" (include "finetune-operator.selectorLabels" (list . "operator") | fromYaml) -}}
+{{- $operator := dict "namespaceSelector" $namespace "podSelector" $pods -}}
+{{- concat (list $operator) (.Values.networkPolicy.metricsFrom | default list) | toJson -}}
+{{- end -}}
+
 {{- define "finetune-operator.aggregatedRoles" -}}
 {{- if kindIs "bool" .Values.rbac.aggregatedRoles -}}
 {{- ternary "true" "" .Values.rbac.aggregatedRoles -}}

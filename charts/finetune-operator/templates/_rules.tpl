@@ -27,6 +27,14 @@ for each; a test compares both. No Secrets: pods take them by reference.
 - apiGroups: [""]
   resources: [events]
   verbs: [list, create]
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list]
+{{- if .Values.networkPolicy.enabled }}
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create]
+{{- end }}
 {{- end -}}
 
 {{/* Which replica works; in the release namespace only. */}}

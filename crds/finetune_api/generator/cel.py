@@ -28,6 +28,17 @@ from finetune_api.rules_model import (
     SIZES,
     SIZES_OF_SCRATCH,
 )
+from finetune_api.rules_security import (
+    CODE_ENV,
+    CODE_ENV_MESSAGE,
+    CODE_ENV_PREFIXES,
+    CONTROLLED_NAMES,
+    CONTROLLED_PREFIXES,
+    HARMLESS_ENV,
+    REMOTE_CODE_MESSAGE,
+    REVISION_PATTERN,
+    SYSTEM_PRIORITY_MESSAGE,
+)
 from finetune_api.support import REFUSALS
 from finetune_api.training_args import (
     ALWAYS_OWNED,
@@ -61,6 +72,7 @@ def spec_rules(properties: Mapping[str, Any]) -> dict[Path, list[Rule]]:
         )
     )
     rules[()].extend(_evaluation_conf())
+    rules[()].extend(_security())
     rules[("env", "[]")].extend(_env())
     rules[("env", "[]", "valueFrom")].append(
         Rule(
@@ -193,6 +205,16 @@ def _between_sections() -> list[Rule]:
             "&& self.quant_conf.quantization_type == 'no-quantization')",
             "quantised weights cannot be trained; use an adapter (LORA is the usual one) or remove quant_conf",
             ".peft_conf.peft_type",
+        ),
+        Rule(
+            "!has(self.minNodes) || has(self.queueName)",
+            "minNodes lets a Kueue queue grant fewer nodes; give queueName too",
+            ".minNodes",
+        ),
+        Rule(
+            "!has(self.minNodes) || (has(self.nodes) && self.minNodes < self.nodes)",
+            "minNodes must be less than nodes; remove it to start with all or none",
+            ".minNodes",
         ),
         Rule(
             "!has(self.workloadPriorityClassName) || has(self.queueName)",
@@ -349,6 +371,24 @@ def _from_scratch() -> list[Rule]:
     ]
 
 
+def _security() -> list[Rule]:
+    args = "self.run_conf.model_args"
+    return [
+        Rule(
+            f"!has({args}) || !has({args}.trust_remote_code) || !{args}.trust_remote_code || (has({args}.revision) && "
+            f"{args}.revision.matches('{REVISION_PATTERN}') && self.basemodel.startsWith('hf://') && "
+            "!self.basemodel.contains('@'))",
+            REMOTE_CODE_MESSAGE,
+            ".run_conf.model_args",
+        ),
+        Rule(
+            "!has(self.priorityClassName) || !self.priorityClassName.startsWith('system-')",
+            SYSTEM_PRIORITY_MESSAGE,
+            ".priorityClassName",
+        ),
+    ]
+
+
 def _env() -> list[Rule]:
     return [
         Rule(
@@ -362,13 +402,19 @@ def _env() -> list[Rule]:
             "no place for a secret; use hfTokenSecret, bucketCredentialsSecret or valueFrom.secretKeyRef",
             ".value",
         ),
+        Rule(
+            f"!(self.name in {cel_list(CODE_ENV)}) && (!self.name.matches('^({'|'.join(CODE_ENV_PREFIXES)})') || "
+            f"self.name in {cel_list(HARMLESS_ENV)})",
+            CODE_ENV_MESSAGE,
+            ".name",
+        ),
         Rule("!has(self.value) || !has(self.valueFrom)", "give either value or valueFrom, not both", ".valueFrom"),
     ]
 
 
 def _reserved_keys(key: str) -> Rule:
     domains = "finetune-operator.io/|kueue.x-k8s.io/|batch.kubernetes.io/|app.kubernetes.io/managed-by"
-    domains = domains.replace(".", "[.]")
+    domains = "|".join((domains, *(f"{name}$" for name in CONTROLLED_NAMES), *CONTROLLED_PREFIXES)).replace(".", "[.]")
     return Rule(
         f"!has(self.{key}) || self.{key}.all(name, !name.matches('^({domains})'))",
         f"{key} of the operator and of Kueue are reserved; remove them (a queue is named by queueName)",

@@ -73,7 +73,7 @@ ROWS = (
                 "finetune_operator.plan.validate finetune_operator.builders.train_job",
                 "per node; more than the operator's settings allow on a node is capped, with a condition",
             ),
-            "nodes": (1, "nodes", "finetune_api.support", "more than 1 is refused in this version"),
+            "nodes": (1, "nodes", "finetune_trainer.rendezvous", "one pod each; the total batch is spread over all"),
         },
     ),
     *rows(

@@ -177,8 +177,8 @@ ROWS = (
             "deepspeed": (
                 None,
                 "distributedType",
-                "finetune_api.support",
-                "stages 1 and 3 by the file's name; DeepSpeed is refused in this version",
+                "finetune_trainer.train.sharding",
+                "stages 1 and 3 by the file's name, with torch's own means (ADR 0013); others are refused",
             ),
             "task": (
                 "causal_lm",

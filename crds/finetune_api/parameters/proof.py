@@ -109,7 +109,7 @@ _FORMATS = (
 )
 _REFUSED_MODEL_ARGS = (
     *("max_memory", "low_cpu_mem_usage", "offload_folder", "offload_state_dict", "offload_buffers"),
-    *("cache_dir", "force_download", "local_files_only", "proxies", "code_revision", "token", "trust_remote_code"),
+    *("cache_dir", "force_download", "local_files_only", "proxies", "code_revision", "token"),
 )
 
 OF_KEY: dict[str, _Tests] = {
@@ -364,6 +364,9 @@ OF_KEY: dict[str, _Tests] = {
     "run_conf.model_args.device_map": _of(
         "unit/api/test_placement", "test_a_map_places_the_model", "test_a_map_that_would_have_no_effect_is_refused"
     ),
+    "run_conf.model_args.trust_remote_code": _of(
+        "training/test_remote_code", "test_code_of_the_model_runs_only_if_it_is_trusted"
+    ),
     "run_conf.model_args.resume_download": _of(_RESOLVE, "test_notices"),
     **{f"run_conf.model_args.{key}": _support(f"run_conf.model_args.{key}") for key in _REFUSED_MODEL_ARGS},
     "run_conf.model_hyperparameters.dropout": _of(
@@ -393,10 +396,10 @@ OF_KEY: dict[str, _Tests] = {
     # --- where it runs
     "finetuningGpus": _of("unit/operator/test_builders", "test_gpus_only_where_they_are_asked_for")
     + _of("unit/operator/test_plan", "test_more_gpus_than_a_node_has_are_capped_with_a_notice"),
-    "nodes": _support("nodes"),
+    "nodes": _of("training/test_nodes", "test_all_nodes_agree_on_one_world"),
     "acceleratorType": _of("unit/operator/test_builders", "test_the_download_runs_where_the_gpus_are")
     + _of("unit/operator/test_settings", "test_accelerators_map_to_node_labels"),
-    "distributedType": _support("distributedType"),
+    "distributedType": _of("training/test_sharding", "test_split_training_equals_one_process"),
 }
 
 OF_ROW: dict[tuple[str, str, str], _Tests] = {

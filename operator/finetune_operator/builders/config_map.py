@@ -5,6 +5,7 @@ import yaml
 from finetune_api import constants
 from finetune_api.job_config import JobConfig
 from finetune_api.job_config import TrackedRun as ConfiguredRun
+from finetune_api.locations import redirects
 from finetune_api.resolve import MUTABLE_KEYS
 
 from ..plan.types import Object, TrackedRun
@@ -37,10 +38,18 @@ def _job_config(request: Request, number: int, run: TrackedRun | None) -> str:
         namespace=request.namespace,
         uid=request.identity,
         try_number=number,
-        spec={key: value for key, value in request.spec.to_dict().items() if key not in MUTABLE_KEYS},
+        spec=_for_pods(request.spec.to_dict()),
         tracked_run=tracked,
         notices=list(request.notices),
     ).to_json()
+
+
+def _for_pods(spec: Object) -> Object:
+    """Without what may change meanwhile, and without variables, which the pod has anyway and which may be private.
+    Those that decide where the model comes from stay: the cache's key depends on them."""
+    kept = {key: value for key, value in spec.items() if key not in (*MUTABLE_KEYS, "env")}
+    env = [variable for variable in spec.get("env") or [] if redirects(variable["name"])]
+    return {**kept, "env": env} if env else kept
 
 
 def _config_map(

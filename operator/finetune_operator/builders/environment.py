@@ -15,7 +15,19 @@ def environment(request: Request, own: dict[str, str]) -> list[Object]:
     entries = [*_common(request, own), *_storage(request), *_network(request)]
     theirs = [entry.model_dump(by_alias=True, exclude_none=True) for entry in request.spec.env or []]
     replaced = {entry["name"] for entry in theirs}
-    return [entry for entry in entries if entry["name"] not in replaced] + theirs
+    entries = [_literal(entry) for entry in entries if entry["name"] not in replaced]
+    return [*entries, *_secrets([*entries, *theirs]), *theirs]
+
+
+def _literal(entry: Object) -> Object:
+    """Kubernetes would put other variables, secrets among them, in place of a $(NAME) that a key of spec holds."""
+    return {**entry, "value": entry["value"].replace("$(", "$$(")} if "value" in entry else entry
+
+
+def _secrets(entries: list[Object]) -> list[Object]:
+    """Tells the pod which values it must not write anywhere."""
+    names = [entry["name"] for entry in entries if "secretKeyRef" in (entry.get("valueFrom") or {})]
+    return [{"name": constants.ENV_SECRETS, "value": ",".join(names)}] if names else []
 
 
 def _common(request: Request, own: dict[str, str]) -> list[Object]:

@@ -62,7 +62,8 @@ class Request:
 
     @property
     def cache_name(self) -> str:
-        return f"model-cache-{self.model_key}"
+        """Several nodes mount it at once; a volume that a job of one node has made may not allow that."""
+        return f"model-cache-{self.model_key}" + ("-shared" if self.nodes > 1 else "")
 
     @property
     def checkpoints_name(self) -> str:

@@ -30,12 +30,13 @@ def train_job(request: Request, number: int, resume: bool, run: TrackedRun | Non
     template["spec"]["terminationGracePeriodSeconds"] = request.grace_seconds
     if request.nodes > 1:
         template["spec"]["subdomain"] = request.try_name(number)
+    metadata = request.metadata(request.try_name(number), constants.ROLE_TRAIN, {**labels, **_queue_labels(request)})
+    if request.spec.min_nodes:
+        metadata["annotations"] = {**metadata.get("annotations", {}), **_partial_admission(request.spec.min_nodes)}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": request.metadata(
-            request.try_name(number), constants.ROLE_TRAIN, {**labels, **_queue_labels(request)}
-        ),
+        "metadata": metadata,
         "spec": {
             "completionMode": "Indexed",
             "completions": request.nodes,
@@ -60,7 +61,7 @@ def rendezvous_service(request: Request, number: int) -> Object:
         ),
         "spec": {
             "clusterIP": "None",
-            "publishNotReadyAddresses": True,
+            "publishNotReadyAddresses": True,  # they meet before they train, and that is before they are ready
             "selector": {"batch.kubernetes.io/job-name": request.try_name(number)},
         },
     }
@@ -71,7 +72,14 @@ def _own(request: Request, number: int, resume: bool, run: TrackedRun | None) ->
         constants.ENV_ATTEMPT: str(number),
         constants.ENV_GPUS: str(request.processes),
         constants.ENV_GRACE: str(request.grace_seconds),
+        constants.ENV_WATCHDOG: str(filled(request.spec.step_timeout_seconds)),
     }
+    if request.nodes > 1:
+        name = request.try_name(number)
+        values[constants.ENV_NODES] = str(request.nodes)
+        if request.spec.min_nodes:
+            values[constants.ENV_MIN_NODES] = str(request.spec.min_nodes)
+        values[constants.ENV_RENDEZVOUS] = f"{name}-0.{name}"  # pod 0's name in the headless service
     if resume:
         values[constants.ENV_RESUME] = "auto"
     if request.spec.tracking:
@@ -87,6 +95,15 @@ def _queue_labels(request: Request) -> dict[str, str]:
         constants.LABEL_WORKLOAD_PRIORITY: request.spec.workload_priority_class_name,
     }
     return {name: value for name, value in labels.items() if value}
+
+
+def _partial_admission(least: int) -> dict[str, str]:
+    """Kueue may lower parallelism, and completions with it, when it starts the Job; how many pods there are, they learn
+    when they meet."""
+    return {
+        constants.ANNOTATION_MIN_PARALLELISM: str(least),
+        constants.ANNOTATION_COMPLETIONS_FOLLOW: "true",
+    }
 
 
 def _resources(request: Request) -> Object:

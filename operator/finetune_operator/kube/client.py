@@ -99,15 +99,16 @@ class KubeClient:
             if not (error.not_found or error.conflict):
                 raise
 
-    async def serves(self, group: str) -> bool:
-        """Whether the API server knows an API group: how the presence of Kueue is told without watching its kinds."""
+    async def serves(self, group: str) -> str | None:
+        """The API server's preferred version of an API group, None if it does not know the group: how the presence of
+        Kueue is told without watching its kinds."""
         try:
-            await self.request("GET", f"/apis/{group}", "apigroups")
+            found = await self.request("GET", f"/apis/{group}", "apigroups")
         except ApiError as error:
             if error.not_found:
-                return False
+                return None
             raise
-        return True
+        return str((found.get("preferredVersion") or {}).get("version") or "") or None
 
     async def request(
         self,

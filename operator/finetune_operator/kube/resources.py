@@ -29,6 +29,7 @@ PVC = Resource("/api/v1", "persistentvolumeclaims")
 CONFIGMAP = Resource("/api/v1", "configmaps")
 SERVICE = Resource("/api/v1", "services")
 EVENT = Resource("/api/v1", "events")
+NETWORK_POLICY = Resource("/apis/networking.k8s.io/v1", "networkpolicies")
 LEASE = Resource("/apis/coordination.k8s.io/v1", "leases")
 
 BY_KIND = {
@@ -39,5 +40,6 @@ BY_KIND = {
     "ConfigMap": CONFIGMAP,
     "Service": SERVICE,
     "Event": EVENT,
+    "NetworkPolicy": NETWORK_POLICY,
     "Lease": LEASE,
 }

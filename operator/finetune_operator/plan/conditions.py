@@ -4,16 +4,24 @@ Ready, Reconciling and Stalled are the summary; Complete, Failed and Suspended a
 the rest appear only where there is something to read. lastTransitionTime moves only when status changes.
 """
 
+from collections.abc import Sequence
+
 from .types import FAILED, SUCCEEDED, SUSPENDED, Object, Verdict
 
 # Shown only where they apply; when they no longer do they stay, as False, so that the change can be seen.
-OPTIONAL = ("QueueUnavailable", "MLflowUnavailable", "SettingsAdjusted")
+OPTIONAL = ("QueueUnavailable", "PartiallyAdmitted", "MLflowUnavailable", "SettingsAdjusted")
 
 
 def conditions(
-    verdict: Verdict, alerts: dict[str, tuple[str, str]], previous: list[Object], generation: int, now: str
+    verdict: Verdict,
+    alerts: dict[str, tuple[str, str]],
+    previous: list[Object],
+    generation: int,
+    now: str,
+    mirrored: Sequence[tuple[str, str, str, str]] = (),
 ) -> list[Object]:
-    """The whole list. `alerts`: type -> (reason, message) of the optional conditions that hold now."""
+    """The whole list. `alerts`: type -> (reason, message) of the optional conditions that hold now. `mirrored`: another
+    controller's, as they are."""
     wanted = _summary(verdict)
     known = {condition["type"]: condition for condition in previous}
     for kind in OPTIONAL:
@@ -21,6 +29,7 @@ def conditions(
             wanted.append((kind, "True", *alerts[kind]))
         elif kind in known:
             wanted.append((kind, "False", "Resolved", ""))
+    wanted += mirrored
     return [_condition(one, known.get(one[0]), generation, now) for one in wanted]
 
 

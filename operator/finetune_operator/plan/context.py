@@ -8,7 +8,7 @@ from finetune_api.resolve import filled
 
 from ..builders.request import Request
 from ..settings import Settings
-from . import attempts, endings, times
+from . import attempts, endings, retry, times
 from .labels import LABEL_TRAINING
 from .types import Object, Observed
 
@@ -25,6 +25,7 @@ class Context:
     settings: Settings
     now: datetime
     attempts: list[Object]
+    forgotten_failures: int = 0  # of attempts that the history has dropped
 
     @property
     def suspended(self) -> bool:
@@ -34,6 +35,18 @@ class Context:
     @property
     def max_attempts(self) -> int:
         return filled(self.request.spec.max_attempts)
+
+    @property
+    def failures(self) -> int:
+        """Attempts that count against maxAttempts."""
+        return self.forgotten_failures + attempts.failures(self.attempts)
+
+    @property
+    def coming(self) -> retry.Next:
+        """When the next attempt may start, after the last one has ended."""
+        settings = self.settings
+        seconds = settings.retry_seconds, settings.retry_max_seconds
+        return retry.next_try(self.attempts, self.failures, self.max_attempts, *seconds)
 
     def of_role(self, role: str) -> tuple[Object, ...]:
         """The Jobs of the current training with this role, oldest try first."""

@@ -2,10 +2,12 @@
 
 from finetune_api import constants
 
+from ..builders import network_policy
 from ..builders.config_map import download_config
 from ..builders.download_job import download_job
 from . import attempts, endings, times
 from .context import SETTLE_SECONDS, Context, pod_ended
+from .queueing import queued
 from .retry import next_try
 from .types import (
     DOWNLOADING,
@@ -25,8 +27,6 @@ from .waiting import why_waiting
 
 
 def download(context: Context) -> Step:
-    if context.attempts:
-        return Step()  # training began, so the download was done
     jobs = context.download_jobs
     if not jobs:
         return _start(context, 1)
@@ -47,14 +47,18 @@ def download(context: Context) -> Step:
 
 
 def _start(context: Context, number: int) -> Step:
-    creates = (Create(download_config(context.request)), Create(download_job(context.request, number)))
+    creates = [Create(download_config(context.request)), Create(download_job(context.request, number))]
+    if network_policy.wanted(context.request):
+        creates.insert(0, Create(network_policy.network_policy(context.request)))
     message = "model and data are being downloaded and checked"
-    return Step(creates, Verdict(PENDING, "DownloadStarting", message, requeue=5))
+    return Step(tuple(creates), Verdict(PENDING, "DownloadStarting", message, requeue=5))
 
 
 def _follow(context: Context, job: Object) -> Verdict:
     if "deletionTimestamp" in job["metadata"]:
         return Verdict(PENDING, "DownloadDeleted", "the download Job is being deleted; a new one follows", requeue=5)
+    if (job.get("spec") or {}).get("suspend"):  # a Kueue that manages every Job holds it like any other
+        return queued(context, job, PENDING)
     pods = endings.newest_by_index(context.pods_of(job))
     if any((pod.get("status") or {}).get("phase") == "Running" or pod_ended(pod) for pod in pods):
         return Verdict(DOWNLOADING, "Downloading", "model and data are being downloaded and checked")
@@ -67,10 +71,11 @@ def _follow(context: Context, job: Object) -> Verdict:
 def _again(context: Context, ends: list[tuple[Object, End]], last: End) -> Step:
     history = [_as_attempt(job, end, context) for job, end in ends]
     settings = context.settings
-    coming = next_try(history, context.max_attempts, settings.retry_seconds, settings.retry_max_seconds)
+    seconds = settings.retry_seconds, settings.retry_max_seconds
+    coming = next_try(history, attempts.failures(history), context.max_attempts, *seconds)
     if coming.at is None:
         message = f"the download failed {coming.failures} times (maxAttempts); the last time: {last.message}"
-        return Step(verdict=Verdict(FAILED, last.reason, message))
+        return Step(verdict=Verdict(FAILED, last.reason, message, used_up=context.max_attempts))
     wait = (coming.at - context.now).total_seconds()
     if wait > 0:
         counted = f" ({coming.failures} of {context.max_attempts} failed)" if last.kind == RETRY else ""

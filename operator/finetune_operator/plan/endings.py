@@ -7,9 +7,10 @@ the last resort, since pods may be gone by the time we look.
 
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
-from finetune_api.constants import ExitCode
+from finetune_api.constants import REASON_NO_PROGRESS, ExitCode
 
 from .types import FATAL, RESUME, RETRY, SUCCESS, End, Object
 
@@ -36,6 +37,9 @@ WORDS = {
         "gradient_checkpointing, use a LoRA or quantised base, or ask for more GPUs",
     ),
 }
+# Reasons of a pod without an end of its container: its node took it away, or refused it (as OutOfnvidia.com/gpu does).
+TAKEN_AWAY = frozenset(("Evicted", "NodeLost", "Shutdown", "Preempting", "Terminated", "NodeShutdown"))
+REFUSED = frozenset(("UnexpectedAdmissionError", "NodeAffinity", "AdmissionError"))
 INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 SIGKILLED = 137
 SIGTERMED = 143
@@ -59,13 +63,17 @@ def classify(job: Object, pods: tuple[Object, ...], container: str) -> End:
     latest = newest_by_index(pods)
     ends = [end for pod in latest if (end := classify_pod(pod, container, at))]
     ends.sort(key=lambda end: end.at or "")  # who ended first is the cause, the others are survivors that were stopped
-    for end in ends:
-        if end.kind == FATAL:
-            return end
-    if any(disrupted(pod) for pod in latest):
+    fatal = next((end for end in ends if end.kind == FATAL), None)
+    if fatal is None and any(disrupted(pod) for pod in latest):
         words = next((end for end in ends if end.kind == RESUME), None)
         return words or End(RESUME, "Preempted", "a pod was evicted or preempted", None, at)
-    return ends[0] if ends else _from_job(condition, at)
+    if not ends:
+        return _from_job(condition, at)
+    # Of several nodes those that only lost a peer resume; the peer's own end is the cause.
+    own = [end for end in ends if end.kind == RETRY] or [end for end in ends if end.reason == REASON_NO_PROGRESS]
+    cause = fatal or (own or ends)[0]
+    # Who is the cause may know nothing of checkpoints and steps: rank 0 does.
+    return replace(cause, report={**termination_report(latest[0], container), **cause.report})
 
 
 def classify_pod(pod: Object, container: str, at: str | None = None) -> End | None:
@@ -74,7 +82,7 @@ def classify_pod(pod: Object, container: str, at: str | None = None) -> End | No
     if terminated is None or terminated.get("exitCode") in (None, 0):
         if (pod.get("status") or {}).get("phase") == "Failed" and not disrupted(pod):
             reason = pod["status"].get("reason") or "PodFailed"
-            resume = reason in ("Evicted", "NodeLost", "Shutdown", "Preempting", "Terminated", "NodeShutdown")
+            resume = reason in TAKEN_AWAY | REFUSED or reason.startswith("OutOf")
             message = pod["status"].get("message") or "the pod failed before its container could end"
             return End(RESUME if resume else RETRY, reason, message, None, at)
         return None

@@ -12,16 +12,21 @@ from finetune_api import constants
 from ..builders.request import Request
 from ..settings import Settings
 from . import attempts, endings, progress, times
+from .allowed import refuse_forbidden
 from .blocked import report_blocked
 from .cleanup import clean_up, due_in
 from .conditions import conditions, is_true
 from .context import Context, jobs_of
 from .download import download
 from .drift import repair
+from .granted import granted_nodes, partial_admission
 from .identity import identified
 from .notices import notices
-from .outcome import settle
+from .outcome import goes_on, settle
+from .queueing import evictions, mirrored
 from .running import follow
+from .shared_volumes import check_shared
+from .smaller_batch import shrunk
 from .spec_hash import spec_hash
 from .stale import stop_stale
 from .start import start_try, wait_for_retry
@@ -30,7 +35,6 @@ from .suspension import suspend
 from .tracking import ensure_run, known_run
 from .types import (
     FAILED,
-    RETRY,
     STARTING,
     SUCCEEDED,
     TRAINING,
@@ -47,9 +51,11 @@ DECISIONS: tuple[Callable[[Context], Step], ...] = (
     report_blocked,
     stop_stale,
     settle,
+    refuse_forbidden,
     suspend,
     follow,
     wait_for_retry,
+    check_shared,
     provide_storage,
     download,
     ensure_run,
@@ -60,9 +66,9 @@ MIN_REQUEUE = 0.5
 
 def finished(job: Object) -> bool:
     """Whether the training that the spec asks for has ended: nothing but ttl is left to do."""
-    status = job.get("status") or {}
+    status, spec = job.get("status") or {}, job.get("spec") or {}
     over = is_true(status, "Complete") or is_true(status, "Failed")
-    return over and status.get("specHash") == spec_hash(job.get("spec") or {})
+    return over and status.get("specHash") == spec_hash(spec) and not goes_on(spec, status)
 
 
 def plan(observed: Observed, now: datetime, settings: Settings) -> Decisions:
@@ -72,7 +78,7 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Decisions:
     try:
         request = request_for(observed.job, settings)
     except InvalidSpecError as error:
-        return _decided(observed, None, [], Verdict(FAILED, "InvalidSpec", str(error)), now)
+        return _decided(observed, None, [], _invalid(observed, str(error)), now)
     context = _context(observed, request, settings, now)
     actions: list[Action] = list(repair(context))
     for decide in DECISIONS:
@@ -83,6 +89,18 @@ def plan(observed: Observed, now: datetime, settings: Settings) -> Decisions:
         if step.verdict:
             return _decided(observed, context, actions, step.verdict, now)
     raise AssertionError("the last decision always has a verdict")
+
+
+def _invalid(observed: Observed, problem: str) -> Verdict:
+    """A spec cannot change while an attempt lives. If it is invalid all the same, this operator is stricter than the
+    one that started the attempt, or its settings are: the pods go on, and only a new attempt is refused."""
+    phase = observed.status.get("phase")
+    if phase not in (None, FAILED) and any(endings.ended(job) != "Failed" for job in observed.jobs):
+        message = (
+            f"what runs goes on, but this operator would not start it: {problem}. Its end is told once that is mended"
+        )
+        return Verdict(phase, "SpecNoLongerValid", message, stuck=True, requeue=60)
+    return Verdict(FAILED, "InvalidSpec", problem)
 
 
 def _after_the_end(observed: Observed, now: datetime) -> Decisions:
@@ -100,9 +118,17 @@ def _context(observed: Observed, request: Request, settings: Settings, now: date
     same = observed.status.get("specHash") in (None, request.training)
     recorded = (observed.status.get("attempts") or []) if same else []
     jobs = tuple(jobs_of(observed, constants.ROLE_TRAIN, request.training))
-    suspended = bool((observed.job.get("spec") or {}).get("suspend"))
-    history = attempts.with_live_jobs(recorded, jobs, observed.pods, suspended, times.render(now))
-    return Context(observed, identified(request, observed.checkpoints), settings, now, history)
+    given = attempts.Circumstances(
+        now=times.render(now),
+        suspended=bool((observed.job.get("spec") or {}).get("suspend")),
+        shrinks=bool(request.spec.retry_with_smaller_batch),
+        progress=observed.status.get("progress") or {},
+        evictions=evictions(observed.workloads),
+    )
+    history = attempts.with_live_jobs(recorded, jobs, observed.pods, given)
+    request = shrunk(identified(request, observed.checkpoints), history)
+    forgotten = max(0, (observed.status.get("failures") or 0) - attempts.failures(recorded)) if same else 0
+    return Context(observed, request, settings, now, history, forgotten)
 
 
 def _decided(
@@ -133,18 +159,23 @@ def _status(observed: Observed, context: Context | None, verdict: Verdict, now: 
         status["completionTime"] = _ended_at(context) or moment
     else:
         status.pop("completionTime", None)
+    status.pop("maxAttemptsReached", None)
+    if verdict.used_up is not None:
+        status["maxAttemptsReached"] = verdict.used_up
     alerts = _alerts(status, context, verdict)
-    status["conditions"] = conditions(verdict, alerts, before.get("conditions") or [], generation, moment)
+    previous = before.get("conditions") or []
+    mirror = mirrored(context, previous)
+    status["conditions"] = conditions(verdict, alerts, previous, generation, moment, mirror)
     return status
 
 
 def _describe(status: Object, context: Context, verdict: Verdict, now: datetime) -> None:
     """Attempts, what pods reported, and what the settings have come to."""
     request = context.request
-    status["gpus"] = request.nodes * request.gpus
-    status["attempts"] = _attempts(context, now)
+    status["gpus"] = granted_nodes(context) * request.gpus
+    status["attempts"] = attempts.capped(_attempts(context, now))
     status["attempt"] = context.attempts[-1]["id"] if context.attempts else 0
-    status["failures"] = sum(attempt.get("outcome") == RETRY for attempt in context.attempts)
+    status["failures"] = context.failures
     if said := progress.notices_of(request.notices, status.get("notices") or ()):
         status["notices"] = said
     if run := known_run(context):
@@ -181,11 +212,11 @@ def _due_progress(context: Context, now: datetime) -> Object | None:
 
 
 def _attempts(context: Context, now: datetime) -> list[Object]:
-    """The history; the running attempt also says which checkpoint it began with."""
+    """The history; the running attempt also says which checkpoint it began with, and with which batch."""
     live = _due_progress(context, now)
-    if not live or live.get("resumedFromStep") is None or not context.attempts or context.attempts[-1].get("endTime"):
+    if not live or not context.attempts or context.attempts[-1].get("endTime"):
         return context.attempts
-    return [*context.attempts[:-1], {**context.attempts[-1], "resumedFromStep": live["resumedFromStep"]}]
+    return [*context.attempts[:-1], attempts.told(context.attempts[-1], live)]
 
 
 def _last_words(context: Context, job: Object, container: str) -> Object:
@@ -205,6 +236,8 @@ def _alerts(status: Object, context: Context | None, verdict: Verdict) -> dict[s
         alerts["QueueUnavailable"] = (verdict.reason, verdict.message)
     if context is None:
         return alerts
+    if fewer := partial_admission(context):
+        alerts["PartiallyAdmitted"] = fewer
     report = status.get("mlflow") or {}
     if report.get("reachable") is False:
         told = report.get("message") or "the pod could not reach the tracking server; metrics may be missing"

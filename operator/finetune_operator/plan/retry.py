@@ -22,9 +22,8 @@ class Next:
     failures: int
 
 
-def next_try(attempts: list[Object], max_attempts: int, base: float, cap: float) -> Next:
-    """After the last of `attempts` has ended. An attempt counts as a failure if its `outcome` is retry."""
-    failures = sum(attempt.get("outcome") == RETRY for attempt in attempts)
+def next_try(attempts: list[Object], failures: int, max_attempts: int, base: float, cap: float) -> Next:
+    """After the last of `attempts` has ended. `failures`: those of the whole history, also of what it has dropped."""
     last = attempts[-1]
     ended_at = times.parse(last["endTime"])
     if last.get("outcome") == RETRY:

@@ -2,8 +2,9 @@
 
 from . import endings
 from .context import SETTLE_SECONDS, Context
+from .queueing import queued
 from .types import QUEUED, RETRYING, STARTING, TRAINING, Object, Step, Verdict
-from .waiting import why_waiting
+from .waiting import overdue, why_waiting
 
 LOADING = ("loading", None)
 STARTED = ("Running", "Succeeded", "Failed")  # pods end a moment before their Job says so; that is no new start
@@ -13,11 +14,13 @@ def follow(context: Context) -> Step:
     job = context.live_train_job
     if job is None:
         return Step()
+    if lost := overdue(RETRYING, context.pods_of(job), context.now):
+        return Step(verdict=lost)
     if "deletionTimestamp" in job["metadata"]:
         message = f"Job {job['metadata']['name']} is being deleted; training resumes in a new one"
         return Step(verdict=Verdict(RETRYING, "JobDeleted", message, requeue=5))
     if (job.get("spec") or {}).get("suspend"):
-        return Step(verdict=_queued(context))
+        return Step(verdict=queued(context, job))
     pods = tuple(pod for pod in endings.newest_by_index(context.pods_of(job)))
     if pods and all((pod.get("status") or {}).get("phase") in STARTED for pod in pods):
         return Step(verdict=_running(context, pods))
@@ -29,21 +32,6 @@ def follow(context: Context) -> Step:
     return Step(
         verdict=waiting or Verdict(STARTING, "PodStarting", "the train pod is being started", requeue=SETTLE_SECONDS)
     )
-
-
-def _queued(context: Context) -> Verdict:
-    queue = context.request.spec.queue_name
-    if not queue:
-        message = "the Job was suspended by someone else: set its spec.suspend to false, or delete it to start anew"
-        return Verdict(QUEUED, "JobSuspended", message, stuck=True, requeue=30)
-    if not context.observed.kueue:
-        message = (
-            f"queueName is {queue!r}, but Kueue is not installed in this cluster: install it, or remove queueName. "
-            "The Job stays suspended, so that no quota is bypassed"
-        )
-        return Verdict(QUEUED, "QueueUnavailable", message, stuck=True, requeue=60)
-    message = f"waiting for Kueue to admit the Job from queue {queue!r}; `kubectl get workloads` shows its place"
-    return Verdict(QUEUED, "WaitingForQuota", message)
 
 
 def _running(context: Context, pods: tuple[Object, ...]) -> Verdict:

@@ -4,9 +4,9 @@ from ..builders.config_map import try_config
 from ..builders.train_job import rendezvous_service, train_job
 from . import times
 from .context import Context
-from .retry import next_try
 from .tracking import known_run
 from .types import PENDING, QUEUED, RETRY, RETRYING, STARTING, Create, Step, Verdict
+from .waiting import overdue
 
 
 def wait_for_retry(context: Context) -> Step:
@@ -14,11 +14,11 @@ def wait_for_retry(context: Context) -> Step:
     if context.stopping_pods:
         message = "waiting for the pods of the last attempt to stop"
         phase = RETRYING if context.attempts else PENDING
-        return Step(verdict=Verdict(phase, "PodsStopping", message, requeue=5))
+        lost = overdue(phase, context.stopping_pods, context.now)
+        return Step(verdict=lost or Verdict(phase, "PodsStopping", message, requeue=5))
     if not context.attempts:
         return Step()
-    last, settings = context.attempts[-1], context.settings
-    coming = next_try(context.attempts, context.max_attempts, settings.retry_seconds, settings.retry_max_seconds)
+    last, coming = context.attempts[-1], context.coming
     if coming.at is None or coming.at <= context.now:
         return Step()
     counted = f" ({coming.failures} of {context.max_attempts} attempts failed)" if last.get("outcome") == RETRY else ""

@@ -7,6 +7,7 @@ its pods have used their grace period. A running download is left to finish: it 
 from . import endings
 from .context import Context
 from .types import DOWNLOADING, SUSPENDED, TRAINING, Delete, Step, Verdict
+from .waiting import overdue
 
 
 def suspend(context: Context) -> Step:
@@ -17,11 +18,12 @@ def suspend(context: Context) -> Step:
         message = "spec.suspend is true: the pods write a checkpoint and stop"
         verdict = Verdict(TRAINING, "Suspending", message, requeue=5)
         if "deletionTimestamp" in live["metadata"]:
-            return Step(verdict=verdict)
+            return Step(verdict=overdue(TRAINING, context.pods_of(live), context.now) or verdict)
         return Step((Delete("Job", live["metadata"]["name"], live["metadata"]["uid"]),), verdict)
     if context.stopping_pods:
         message = "spec.suspend is true: waiting for the pods to stop"
-        return Step(verdict=Verdict(TRAINING, "Suspending", message, requeue=5))
+        lost = overdue(TRAINING, context.stopping_pods, context.now)
+        return Step(verdict=lost or Verdict(TRAINING, "Suspending", message, requeue=5))
     if any(not endings.ended(job) for job in context.download_jobs):
         message = "spec.suspend is true: the download finishes, training does not start"
         return Step(verdict=Verdict(DOWNLOADING, "Suspending", message))

@@ -42,6 +42,7 @@ class Observed:
     services: tuple[Object, ...] = ()  # likewise
     warnings: tuple[Object, ...] = ()  # Events of type Warning about children that do not get on
     kueue: bool = True
+    workloads: tuple[Object, ...] = ()  # Kueue's, of Jobs that it holds or has just started
     progress: Object | None = None  # the running pod's newest answer to GET /progress
     tracked_run: TrackedRun | None = None
     tracking_error: str = ""
@@ -90,7 +91,7 @@ class Verdict:
     """Where a job stands, in a word (phase), for programs (reason) and for people (message: what to do, if anything).
 
     `stuck`: nothing will change without somebody's help. `requeue`: look again after so many seconds, since no watch
-    event will tell.
+    event will tell. `used_up`: the maxAttempts that was reached, if that is why it failed.
     """
 
     phase: str
@@ -98,6 +99,7 @@ class Verdict:
     message: str
     stuck: bool = False
     requeue: float | None = None
+    used_up: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,14 @@ vaguest: a pod whose image cannot be pulled was scheduled, so its volume is not 
 """
 
 import re
+from datetime import datetime
 
+from . import times
 from .types import Object, Verdict
 
 IMAGE_REASONS = {"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+NOT_HERE = re.compile("volume node affinity conflict|didn't match PersistentVolume's node affinity")
+OVERDUE_SECONDS = 30.0  # beyond the grace period, at whose end a node kills what is left
 CONFIG_REASONS = {"CreateContainerConfigError", "CreateContainerError"}
 
 
@@ -36,7 +40,25 @@ def why_waiting(
         if found := _from_job_events(job, pods, warnings):
             return Verdict(phase, *found, stuck=found[0] != "QuotaExceeded", requeue=10)
     for message in unscheduled:
+        if found := _from_scheduler(message, pods):
+            return Verdict(phase, *found, stuck=True, requeue=10)
         return Verdict(phase, "Unschedulable", _scheduling_advice(message), requeue=10)
+    return None
+
+
+def overdue(phase: str, pods: tuple[Object, ...], now: datetime) -> Verdict | None:
+    """A pod that should have stopped long ago: its node does not answer, so nobody knows whether it still trains, and
+    nothing may run beside it on its volume."""
+    for pod in pods:
+        until = pod["metadata"].get("deletionTimestamp")
+        if until and times.age(until, now) > OVERDUE_SECONDS:
+            name, node = pod["metadata"]["name"], (pod.get("spec") or {}).get("nodeName") or "its node"
+            message = (
+                f"pod {name} should have stopped by {until}, but {node} does not say that it has. Training resumes "
+                f"when the node is back. If it is off for good: `kubectl delete node {node}`, or taint it with "
+                f"node.kubernetes.io/out-of-service=nodeshutdown:NoExecute, or `kubectl delete pod {name} --force`"
+            )
+            return Verdict(phase, "NodeLost", message, stuck=True, requeue=30)
     return None
 
 
@@ -90,6 +112,36 @@ def _unscheduled(pod: Object) -> str | None:
     return None
 
 
+def _from_scheduler(message: str, pods: tuple[Object, ...]) -> tuple[str, str] | None:
+    """What keeps pods from every node, however many there will be."""
+    if found := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
+        return "ClaimMissing", (
+            f"PersistentVolumeClaim {found[1]!r} does not exist in this namespace: create it, the pod then starts"
+        )
+    if NOT_HERE.search(message) and "Insufficient" not in message:  # a node that has the volume is merely full
+        return "VolumeNodeConflict", (
+            f"no node has both the pod's volumes and what else it asks for ({_short(message)}). A volume stays on the "
+            f"node or in the zone where it was made, claims: {_claims_of(pods)}. Ask for nodes there (nodeSelector, "
+            "affinity), or delete the claim that lies wrong, or use a storageClass whose volumes reach every node"
+        )
+    if "unbound immediate PersistentVolumeClaims" in message or "available persistent volumes to bind" in message:
+        return "VolumePending", (
+            f"a claim of the pod has no volume yet ({_short(message)}): check {_claims_of(pods)} with "
+            "`kubectl describe pvc`"
+        )
+    if "ReadWriteOncePod" in message:
+        return "VolumeInUse", (
+            f"a ReadWriteOncePod volume is used by another pod ({_short(message)}): wait for that to end"
+        )
+    return None
+
+
+def _claims_of(pods: tuple[Object, ...]) -> str:
+    volumes = [volume for pod in pods for volume in (pod.get("spec") or {}).get("volumes") or []]
+    names = [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if "persistentVolumeClaim" in volume]
+    return ", ".join(dict.fromkeys(names)) or "its claims"
+
+
 def _scheduling_advice(message: str) -> str:
     advice = "it starts as soon as a node fits"
     if "Insufficient" in message:
@@ -112,6 +164,8 @@ def _unbound(claim: Object, warnings: tuple[Object, ...]) -> tuple[str, bool] | 
     )
     why = _short(said[-1].get("message") or "") if said else "nothing has provisioned it yet"
     advice = "Check storageClass; `kubectl get storageclass` lists what there is"
+    if "ReadWriteMany" in ((claim.get("spec") or {}).get("accessModes") or ()):
+        advice = f"Several nodes need a storageClass that offers ReadWriteMany. {advice}"
     return f"PersistentVolumeClaim {name} is not bound ({where}; {why}). {advice}", bool(said) or not wanted
 
 

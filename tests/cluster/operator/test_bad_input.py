@@ -4,6 +4,42 @@ The jobs of one test run at the same time under one operator, since each waits f
 """
 
 import json
+import time
+
+
+def quota_without_amd():
+    return {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "no-amd"},
+        "spec": {"hard": {"requests.amd.com/gpu": "0"}},
+    }
+
+
+def claim_on_another_node(namespace):
+    """A volume that only a node has which is not there."""
+    size, modes = {"storage": "1Gi"}, ["ReadWriteOnce"]
+    elsewhere = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["elsewhere"]}]}
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"far-{namespace}"},
+        "spec": {
+            "capacity": size,
+            "accessModes": modes,
+            "storageClassName": "none",
+            "claimRef": {"namespace": namespace, "name": "far"},
+            "local": {"path": "/nowhere"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [elsewhere]}},
+        },
+    }
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "far"},
+        "spec": {"accessModes": modes, "storageClassName": "none", "resources": {"requests": size}},
+    }
+    return volume, claim
 
 
 def with_data(spec, path):
@@ -11,27 +47,34 @@ def with_data(spec, path):
     return {**spec, "data_conf": {**spec["data_conf"], "training_data": training}}
 
 
-def test_pods_that_cannot_start_say_why(operator_process, jobs, spec, kubectl, namespace):
-    quota = {
-        "apiVersion": "v1",
-        "kind": "ResourceQuota",
-        "metadata": {"name": "no-amd"},
-        "spec": {"hard": {"requests.amd.com/gpu": "0"}},
+def test_pods_that_cannot_start_say_why_within_30_seconds(operator_process, jobs, spec, kubectl, namespace):
+    for one in (quota_without_amd(), *claim_on_another_node(namespace)):
+        kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(one))
+    jobs.apply("gpu", **{**spec, "finetuningGpus": 1, "gpuResource": "example.com/gpu"})
+    causes = {
+        "image": ({"finetuningImage": "registry.example/no/such:image"}, "ImagePullFailed", "finetuningImage"),
+        "secret": ({"bucketCredentialsSecret": {"name": "no-such-secret"}}, "SecretMissing", "'no-such-secret'"),
+        "class": (
+            {"storageClass": "no-such-class", "basemodel": "s3://models/another"},
+            "VolumePending",
+            "no-such-class",
+        ),
+        "nowhere": ({"nodeSelector": {"no-such": "label"}}, "Unschedulable", "nodeSelector"),
+        "map": (with_data(spec, "configmap://no-such-map/train.jsonl"), "ConfigMapMissing", "'no-such-map'"),
+        "claim": (with_data(spec, "pvc://no-such-claim/train.jsonl"), "ClaimMissing", "'no-such-claim'"),
+        "far": (with_data(spec, "pvc://far/train.jsonl"), "VolumeNodeConflict", "far"),
     }
-    kubectl("apply", "-n", namespace, "-f", "-", input=json.dumps(quota))
-    jobs.apply("image", **{**spec, "finetuningImage": "registry.example/no/such:image"})
-    jobs.apply("secret", **{**spec, "bucketCredentialsSecret": {"name": "no-such-secret"}})
-    jobs.apply("class", **{**spec, "storageClass": "no-such-class", "basemodel": "s3://models/another"})
-    jobs.apply("nowhere", **{**spec, "nodeSelector": {"no-such": "label"}})
-    jobs.apply("map", **with_data(spec, "configmap://no-such-map/train.jsonl"))
-    assert "finetuningImage" in jobs.until_reason("image", "ImagePullFailed")
-    assert "'no-such-secret'" in jobs.until_reason("secret", "SecretMissing")
-    assert "'no-such-class'" in jobs.until_reason("class", "VolumePending")
-    assert "nodeSelector" in jobs.until_reason("nowhere", "Unschedulable")
-    assert "'no-such-map'" in jobs.until_reason("map", "ConfigMapMissing")
-    for name in ("image", "secret", "class", "map"):
+    for name, (changes, _, _) in causes.items():
+        jobs.apply(name, **{**spec, **changes})
+    begin = time.monotonic()
+    for name, (_, reason, advice) in causes.items():
+        assert advice in jobs.until_reason(name, reason, timeout=30 - (time.monotonic() - begin))
+    for name in (*causes.keys() - {"nowhere"},):
         jobs.wait(f"{name} is stalled", lambda name=name: jobs.condition(name, "Stalled")[0] == "True")
         assert jobs.children("jobs", name, "train") == []
+    jobs.wait("a train pod", lambda: jobs.children("pods", "gpu", "train"))
+    assert "Insufficient example.com/gpu" in jobs.until_reason("gpu", "Unschedulable", timeout=30)
+    assert jobs.status("gpu")["failures"] == 0
     described = kubectl("describe", "ftj", "image", "-n", namespace).stdout
     assert "ImagePullFailed" in described.partition("Events:")[2]
     keys = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "no-such-secret"}}

@@ -58,36 +58,21 @@ def runs_of(uri, job):
     return result.stdout.split()
 
 
-def test_interruptions_resume_and_are_not_counted(operator_process, jobs, spec, kubectl, namespace):
-    """A deleted pod, then suspend and unsuspend: training goes on from a checkpoint, with no failure counted."""
-    jobs.apply("job", **{**spec, "maxAttempts": 1, "training_args": LONG})
-    jobs.until_progress("job", 6)
-    pod = jobs.children("pods", "job", "train")[0]["metadata"]["name"]
-    kubectl("delete", "pod", pod, "-n", namespace, "--wait=false")
-    jobs.wait("a second attempt", lambda: len(jobs.status("job").get("attempts") or []) >= 2, timeout=90)
-    second = jobs.until_resumed("job", at_least=6)
-    jobs.patch("job", suspend=True)
-    status = jobs.until_phase("job", "Suspended", timeout=90)
-    assert jobs.condition("job", "Suspended")[0] == "True"
-    assert [pod for pod in jobs.children("pods", "job", "train") if pod["status"]["phase"] == "Running"] == []
-    assert status["attempts"][-1]["reason"] == "Suspended"
-    jobs.patch("job", suspend=False)
-    jobs.until_resumed("job", at_least=second)
-    status = jobs.status("job")
-    assert status["failures"] == 0
-    assert [attempt["outcome"] for attempt in status["attempts"][:2]] == ["resume", "resume"]
-
-
-def test_failures_are_retried_with_backoff_until_there_are_no_attempts_left(operator_process, jobs, spec):
-    """A trainer that dies is counted and started again; after maxAttempts the job has failed."""
+def test_failures_are_retried_until_there_are_no_attempts_left_and_again_when_there_are_more(
+    operator_process, jobs, spec
+):
+    """A trainer that dies is counted and started again; after maxAttempts the job has failed, until it is raised."""
     jobs.apply("job", **{**spec, "maxAttempts": 2, "training_args": LONG})
     for number in (1, 2):
-        jobs.until_progress("job", 1, job=f"job-{number}")
+        step = jobs.until_progress("job", 6 * number, job=f"job-{number}")
         jobs.kill_ranks(f"job-{number}")
     status = jobs.until_phase("job", "Failed", timeout=60)
-    assert status["failures"] == 2
+    assert (status["failures"], status["maxAttemptsReached"]) == (2, 2)
     assert [(a["job"], a["outcome"]) for a in status["attempts"]] == [("job-1", "retry"), ("job-2", "retry")]
     assert "2 of 2" in jobs.condition("job", "Failed")[2]
+    jobs.patch("job", maxAttempts=3)
+    jobs.until_resumed("job", at_least=step - LONG["save_steps"])
+    assert jobs.condition("job", "Failed")[0] == "False"
 
 
 def test_deleting_a_job_removes_what_it_owns_and_nothing_else(operator_process, jobs, spec, kubectl, namespace):

@@ -83,3 +83,22 @@ def test_model_key_depends_on_what_decides_the_files(spec: dict[str, Any]) -> No
         key(hfDownloadExcludeGlob="*.bin"),
     }
     assert len(others | {base}) == 4
+
+
+def test_nobody_puts_another_model_under_the_key_of_the_same_uri(spec: dict[str, Any]) -> None:
+    """The cache is shared by a namespace: what leads the download elsewhere is part of the key."""
+
+    def key(**changes: Any) -> str:
+        return model_key(FineTuneJobSpec.model_validate({**spec, "basemodel": "s3://models/llama", **changes}))
+
+    keys = {
+        key(),
+        key(bucketStorageHost="https://evil.example.com"),
+        key(httpsProxy="http://evil.example.com"),
+        key(caBundleConfigMap={"name": "evil"}),
+        key(env=[{"name": "AWS_ENDPOINT_URL", "value": "https://evil.example.com"}]),
+        key(env=[{"name": "https_proxy", "value": "https://evil.example.com"}]),
+        key(env=[{"name": "AWS_ENDPOINT_URL_S3", "valueFrom": {"configMapKeyRef": {"name": "evil", "key": "x"}}}]),
+    }
+    assert len(keys) == 7
+    assert key(env=[{"name": "EXTRA", "value": "1"}]) == key()

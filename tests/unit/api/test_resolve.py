@@ -58,6 +58,24 @@ def test_lifted_and_nested_overrides_are_one(spec: dict[str, Any]) -> None:
     assert lifted.training_args["num_train_epochs"] == 2
 
 
+@pytest.mark.parametrize(
+    ("changes", "retries"),
+    [
+        ({}, False),
+        ({"retryWithSmallerBatch": True}, True),
+        ({"overrides": {"auto": ["per_device_batch"]}}, True),
+        ({"overrides": {"auto": ["per_device_batch"]}, "retryWithSmallerBatch": False}, False),
+    ],
+)
+def test_who_leaves_the_batch_to_the_trainer_allows_a_smaller_one_later(
+    spec: dict[str, Any], changes: dict[str, Any], retries: bool
+) -> None:
+    from finetune_operator.plan.smaller_batch import allowed
+
+    assert resolved(spec, **changes).spec.retry_with_smaller_batch is retries
+    assert allowed({**spec, **changes}) is retries, "the operator reads the raw manifest of an ended job alike"
+
+
 def test_epochs_of_overrides_win_over_training_args(spec: dict[str, Any]) -> None:
     result = resolved(spec, training_args={"num_train_epochs": 5}, num_train_epochs=2)
     assert result.training_args["num_train_epochs"] == 2

@@ -26,12 +26,21 @@ def needed(rules: Iterable[permissions.Rule]) -> set[Right]:
 
 
 @pytest.mark.parametrize(
-    ("values", "kind", "namespace"),
-    [([], "ClusterRole", None), (["--set", "watchNamespace=team-a"], "Role", "team-a")],
-    ids=["cluster", "namespace"],
+    ("values", "kind", "namespace", "rules"),
+    [
+        ([], "ClusterRole", None, permissions.RULES),
+        (["--set", "watchNamespace=team-a"], "Role", "team-a", permissions.RULES),
+        (
+            ["--set", "networkPolicy.enabled=true"],
+            "ClusterRole",
+            None,
+            (*permissions.RULES, *permissions.NETWORK_RULES),
+        ),
+    ],
+    ids=["cluster", "namespace", "network policies"],
 )
 def test_the_chart_grants_what_the_operator_needs(
-    helm: Any, values: list[str], kind: str, namespace: str | None
+    helm: Any, values: list[str], kind: str, namespace: str | None, rules: tuple[permissions.Rule, ...]
 ) -> None:
     output = helm("template", "fo", "charts/finetune-operator", "--namespace", "finetune-system", *values).stdout
     roles = {
@@ -39,5 +48,5 @@ def test_the_chart_grants_what_the_operator_needs(
         for item in (manifest.document for manifest in load_manifests(output))
         if item["kind"] in ("Role", "ClusterRole")
     }
-    assert roles[kind, namespace, "fo-finetune-operator"] == needed(permissions.RULES)
+    assert roles[kind, namespace, "fo-finetune-operator"] == needed(rules)
     assert roles["Role", "finetune-system", "fo-finetune-operator-lease"] == needed(permissions.LEASE_RULES)

@@ -160,14 +160,11 @@ def test_the_cap_is_the_operator_s_setting(convert, monkeypatch):
     assert "gpu_config.gpus: 9 -> finetuningGpus: 4 (a node has 4" in converted.said("gpu_config.gpus")
 
 
-@pytest.mark.parametrize("example", ["gpu-config-3", "gpu-config-4"])
-def test_many_nodes_are_refused_in_the_words_of_lamini(convert, example):
-    converted = convert(DOCUMENTS / f"document-000/{example}.py", "--basemodel", "org/model", "--data", "s3://b/x.csv")
-    assert (converted.code, converted.output) == (1, "")
-    assert converted.errors == [
-        "gpu_config.nodes: 2 -> spec.nodes: only 1 node is supported in this version; use finetuningGpus for more GPUs "
-        "on one node"
-    ]
+@pytest.mark.parametrize(("example", "gpus"), [("gpu-config-3", 8), ("gpu-config-4", 4)])
+def test_many_nodes(convert, example, gpus):
+    """gpus is Lamini's number for each node; the total batch is spread over all."""
+    spec = convert(DOCUMENTS / f"document-000/{example}.py", "--basemodel", "org/model", "--data", "s3://b/x.csv").spec
+    assert (spec["nodes"], spec["finetuningGpus"]) == (2, gpus)
 
 
 @pytest.mark.parametrize(
@@ -447,6 +444,12 @@ def test_tasks(llmforge, task, method, section):
     assert spec[name] == {**arguments, "max_seq_length": 256, "overlength": "truncate"}
 
 
+@pytest.mark.parametrize("stage", ["1", "3"])
+def test_deepspeed_is_told_by_its_stage(llmforge, stage):
+    given = {"config_path": f"configs/zero_{stage}.json"}
+    assert llmforge(deepspeed=given).spec["distributedType"] == f"auto-deepspeed-stage{stage}"
+
+
 def test_preference_tuning_is_told_by_its_section(llmforge):
     spec = llmforge(
         preference_tuning_config={"beta": 0.01, "logprob_processor_scaling_config": {"concurrency": 4}}
@@ -458,7 +461,6 @@ def test_preference_tuning_is_told_by_its_section(llmforge):
     ("given", "error"),
     [
         ({"task": "classification"}, 'task: "classification": only causal_lm, instruction_tuning, preference_tuning'),
-        ({"deepspeed": {"config_path": "zero_3.json"}}, 'deepspeed: {"config_path": "zero_3.json"} -> spec.distribut'),
         ({"deepspeed": {"config_path": "zero_2.json"}}, "only ZeRO stages 1 and 3 have a distributedType"),
         ({"liger_kernel": {"enabled": True}}, "training_args.use_liger_kernel is not supported"),
         ({"logger": {"provider": "wandb"}}, 'logger.provider: "wandb": metrics go to MLflow'),
@@ -702,7 +704,7 @@ OTHERS_OF_LLMFORGE = {
     "min_num_update_steps": 50,
 }
 REFUSED_OF_LLMFORGE = {
-    "deepspeed": {"config_path": "zero_3.json"},
+    "deepspeed": {"config_path": "zero_2.json"},
     "generation_config": {"prompt_format": {}},
     "classifier_config": {"label_tokens": ["a"]},
     "vision_language_config": {},

@@ -94,7 +94,7 @@ def test_another_system_s_name_is_explained_by_what_it_becomes(document, name, s
     ("key", "support", "reason"),
     [
         ("sft_args.max_seq_length", "supported", ""),
-        ("nodes", "restricted", "only 1 node is supported"),
+        ("nodes", "supported", ""),
         ("run_conf.model_args.token", "refused", "hfTokenSecret"),
         ("training_args.output_dir", "owned", "the job's own volume"),
         ("training_args.warmup_ratio", "translated", "old name of training_args.warmup_steps"),

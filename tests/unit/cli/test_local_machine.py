@@ -81,3 +81,19 @@ def test_amd_s_gpus_are_counted_and_its_cpus_are_not(monkeypatch, tmp_path):
     assert gpus_here() == 1
     monkeypatch.delenv("HIP_VISIBLE_DEVICES")
     assert gpus_here() == 2
+
+
+def test_several_nodes_become_this_machine():
+    spec, notes = fitted({**SPEC, "finetuningGpus": 0, "nodes": 4, "cpuProcesses": 2}, 0)
+    assert "nodes" not in spec
+    assert spec["cpuProcesses"] == 2
+    assert notes == ["this machine is one node: nodes 4 -> 1; the total batch stays the same"]
+
+
+def test_an_accelerate_config_for_other_processes_is_left_out():
+    custom = {"distributed_type": "FSDP", "num_processes": 4}
+    given = {"distributedType": "custom-accelerate-config", "customAccelerateConfig": custom}
+    spec, notes = fitted({**SPEC, "finetuningGpus": 4, **given}, 2)
+    assert not {"distributedType", "customAccelerateConfig"} & spec.keys()
+    assert "customAccelerateConfig is for other processes" in notes[-1]
+    assert fitted({**SPEC, "finetuningGpus": 4, **given}, 4)[1] == []

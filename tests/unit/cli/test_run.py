@@ -35,6 +35,14 @@ def test_what_only_a_cluster_has_is_refused_with_the_way_out(finetune, local, as
     assert words in result.stderr
 
 
+def test_code_of_a_model_runs_only_if_the_command_says_so_too(finetune, manifest):
+    pinned = ("run_conf.model_args.trust_remote_code=true", f"run_conf.model_args.revision={'ab' * 20}")
+    wanted = [text for one in ("basemodel=hf://org/own", *pinned) for text in ("--set", one)]
+    result = finetune("run", "-f", manifest(), *wanted)
+    assert result.returncode == 1
+    assert "--allow-remote-code" in result.stderr
+
+
 def test_keys_of_the_cluster_are_ignored_with_a_word(finetune, local):
     result = finetune("run", "-f", local(), "--set", "queueName=team", "--set", "storageClass=fast")
     assert "spec.queueName means nothing without a cluster" in result.stderr

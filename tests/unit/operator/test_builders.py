@@ -6,6 +6,7 @@ import pytest
 
 from finetune_operator import render
 from finetune_operator.builders.quantities import cpus, gibibytes
+from finetune_operator.plan.types import Create
 from finetune_operator.plan.validate import InvalidSpecError
 from finetune_operator.settings import Settings
 
@@ -132,11 +133,12 @@ def test_credentials_come_by_reference_only(world):
 
 
 def test_the_users_environment_comes_last_and_each_name_once(world):
-    rendered = objects(world, env=[{"name": "HOME", "value": "/workdir"}, {"name": "EXTRA", "value": "1"}])
+    given = [{"name": "AWS_ENDPOINT_URL", "value": "http://s3"}, {"name": "EXTRA", "value": "1"}]
+    rendered = objects(world, bucketStorageHost="https://other", env=given)
     names = [entry["name"] for entry in pod(rendered, "train")["containers"][0]["env"]]
     assert len(names) == len(set(names))
-    assert names[-2:] == ["HOME", "EXTRA"]
-    assert env(rendered, "train")["HOME"]["value"] == "/workdir"
+    assert names[-2:] == ["AWS_ENDPOINT_URL", "EXTRA"]
+    assert env(rendered, "train")["AWS_ENDPOINT_URL"]["value"] == "http://s3"
 
 
 def test_the_model_is_read_only_and_its_own_folder_of_the_cache(world):
@@ -249,3 +251,52 @@ def test_cpus(amount, text):
 @pytest.mark.parametrize(("amount", "text"), [(64, "64Gi"), (0.5, "512Mi"), (1.5, "1536Mi")])
 def test_memory(amount, text):
     assert gibibytes(amount) == text
+
+
+def test_a_job_that_takes_fewer_nodes_says_so_to_kueue_and_to_its_pods(world):
+    found = objects(world, nodes=4, minNodes=2, queueName="gpu", annotations={"team": "a"})
+    assert found["Job/train"]["metadata"]["annotations"] == {
+        "team": "a",
+        "kueue.x-k8s.io/job-min-parallelism": "2",
+        "kueue.x-k8s.io/job-completions-equal-parallelism": "true",
+    }
+    assert env(found, "train")["FINETUNE_MIN_NODES"]["value"] == "2"
+
+
+def test_the_pods_compute_the_operators_key_of_the_model(world):
+    from finetune_api.job_config import JobConfig
+    from finetune_api.locations import model_key
+
+    env = [{"name": "AWS_ENDPOINT_URL", "value": "http://s3"}, {"name": "PASSWORD", "value": "canary"}]
+    rendered = objects(world, env=env, httpsProxy="http://proxy")
+    text = rendered["ConfigMap/download"]["data"]["job.json"]
+    name = rendered["PersistentVolumeClaim/model-cache"]["metadata"]["name"]
+    assert name == f"model-cache-{model_key(JobConfig.from_json(text).parsed_spec())}"
+    assert "canary" not in text
+
+
+PEER = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "finetune-system"}}}
+
+
+def test_a_network_policy_comes_first_where_policies_are_wanted(world):
+    assert "NetworkPolicy" not in [action.body["kind"] for action in world.plan().actions]
+    world.settings = Settings(progress_from=(PEER,), blocked_addresses=("169.254.169.254/32", "fd00:ec2::254/128"))
+    world.observed = {"checkpoints": world.claim("demo-checkpoints"), "cache": world.claim("cache")}
+    kinds = [action.body["kind"] for action in world.plan().actions if isinstance(action, Create)]
+    assert kinds.index("NetworkPolicy") < kinds.index("Job")
+    policy = next(action.body for action in world.plan().actions if action.body["kind"] == "NetworkPolicy")
+    own = {"matchLabels": {"finetune-operator.io/job-uid": "uid-1"}}
+    assert policy["spec"]["podSelector"] == own  # of no other job, whatever labels it asks for
+    assert policy["metadata"]["ownerReferences"][0]["uid"] == "uid-1"
+    progress, each_other = policy["spec"]["ingress"]
+    assert progress == {"ports": [{"port": 8080, "protocol": "TCP"}], "from": [PEER]}
+    assert each_other == {"from": [{"podSelector": own}]}
+    assert policy["spec"]["egress"] == [
+        {
+            "to": [
+                {"namespaceSelector": {}},
+                {"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}},
+                {"ipBlock": {"cidr": "::/0", "except": ["fd00:ec2::254/128"]}},
+            ]
+        }
+    ]

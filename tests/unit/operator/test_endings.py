@@ -40,6 +40,24 @@ def test_a_log_tail_instead_of_a_report_is_no_report(world):
     assert (end.kind, end.report) == ("retry", {})
 
 
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        ("Evicted", "resume"),
+        ("NodeLost", "resume"),
+        ("OutOfnvidia.com/gpu", "resume"),
+        ("UnexpectedAdmissionError", "resume"),
+        ("SomethingElse", "retry"),
+    ],
+)
+def test_a_pod_that_its_node_took_away_or_refused_counts_not(world, reason, kind):
+    job = world.train_job(end="Failed")
+    pod = world.pod(job, phase="Failed")
+    pod["status"] |= {"reason": reason, "message": "the node says so"}
+    end = classify(job, (pod,), "train")
+    assert (end.kind, end.reason, end.message) == (kind, reason, "the node says so")
+
+
 def test_host_memory_is_told_from_a_plain_kill(world):
     job = world.train_job(end="Failed")
     end = classify(job, (world.pod(job, exit_code=137, reason="OOMKilled"),), "train")
@@ -71,6 +89,17 @@ def test_of_several_pods_the_first_to_end_is_the_cause(world):
     culprit = world.pod(job, exit_code=70, index=1, finishedAt=world.at(-9))
     survivor = world.pod(job, exit_code=75, index=0, finishedAt=world.at(-2))
     assert classify(job, (survivor, culprit), "train").kind == "retry"
+
+
+def test_numbers_are_rank_0s_also_where_another_pod_is_the_cause(world):
+    job = world.train_job(end="Failed")
+    told = {"step": 9, "checkpoints": [{"step": 5}], "reason": "Interrupted", "message": "a peer has gone"}
+    leader = world.pod(job, exit_code=75, index=0, report=told, finishedAt=world.at(-9))
+    cause = {"reason": "NoProgress", "message": "nothing moved"}
+    culprit = world.pod(job, exit_code=75, index=1, report=cause, finishedAt=world.at(-9))
+    end = classify(job, (leader, culprit), "train")
+    assert (end.reason, end.message, end.exit_code) == ("NoProgress", "nothing moved", 75)
+    assert (end.report["step"], end.report["checkpoints"]) == (9, [{"step": 5}])
 
 
 def test_an_eviction_explains_the_failure_of_its_peers(world):

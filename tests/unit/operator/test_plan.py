@@ -252,6 +252,30 @@ def test_never_two_tries_at_once(world, created):
     assert decisions.requeue is not None
 
 
+@pytest.mark.parametrize("how", ["drained", "job gone", "suspended"])
+def test_a_pod_on_a_node_that_does_not_answer_is_waited_for_and_named(world, created, condition, how):
+    """Its volume must not be trained on twice; who knows that the node is off can say so."""
+    job = world.train_job()
+    pod = world.pod(job)
+    pod["spec"] = {"nodeName": "gpu-7"}
+    world.training_with(job, pods=(pod,))
+    world.step()
+    pod["metadata"]["deletionTimestamp"] = world.at(20)
+    if how != "drained":
+        job["metadata"]["deletionTimestamp"] = world.at()
+    if how == "suspended":
+        world.spec["suspend"] = True
+    if how == "job gone":
+        world.observed["jobs"] = world.observed["jobs"][:1]
+    assert condition(world.step(), "Stalled")[0] == "False"
+    world.wait(60)
+    decisions = world.step()
+    assert created(decisions) == []
+    assert condition(decisions, "Stalled") == ("True", "NodeLost")
+    assert "gpu-7" in next(c["message"] for c in decisions.status["conditions"] if c["type"] == "Ready")
+    assert decisions.requeue
+
+
 def test_a_changed_training_spec_after_the_end_starts_anew(world, created):
     job = world.train_job(end="Failed")
     world.training_with(job, pods=(world.pod(job, exit_code=65),))

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 
+from finetune_operator.plan.attempts import failures as count
 from finetune_operator.plan.retry import backoff, next_try
 from finetune_operator.plan.times import render
 
@@ -34,21 +35,23 @@ def history(now, *outcomes, length=300):
     ],
 )
 def test_waits_and_counts(world, outcomes, wait, failures):
-    coming = next_try(history(world.now, *outcomes), 5, 10, 300)
+    attempts = history(world.now, *outcomes)
+    assert count(attempts) == failures
+    coming = next_try(attempts, failures, 5, 10, 300)
     assert (coming.at, coming.failures) == (world.now + timedelta(seconds=wait), failures)
 
 
 def test_no_try_after_the_last(world):
-    assert next_try(history(world.now, "retry", "retry", "retry"), 3, 10, 300).at is None
+    assert next_try(history(world.now, "retry", "retry", "retry"), 3, 3, 10, 300).at is None
 
 
 def test_interruptions_are_not_limited_by_max_attempts(world):
-    assert next_try(history(world.now, *["resume"] * 15), 1, 10, 300).at == world.now
+    assert next_try(history(world.now, *["resume"] * 15), 0, 1, 10, 300).at == world.now
 
 
 @pytest.mark.parametrize(("row", "wait"), [(1, 0), (2, 0), (3, 10), (4, 20), (5, 40)])
 def test_interruptions_within_moments_do_not_loop_tightly(world, row, wait):
-    coming = next_try(history(world.now, *["resume"] * row, length=3), 3, 10, 300)
+    coming = next_try(history(world.now, *["resume"] * row, length=3), 0, 3, 10, 300)
     assert coming.at == world.now + timedelta(seconds=wait)
 
 

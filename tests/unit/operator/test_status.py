@@ -3,7 +3,7 @@
 import pytest
 
 from finetune_operator.plan import progress
-from finetune_operator.plan.attempts import _capped
+from finetune_operator.plan.attempts import capped
 from finetune_operator.plan.conditions import conditions
 from finetune_operator.plan.notices import notices
 from finetune_operator.plan.spec_hash import spec_hash
@@ -99,12 +99,14 @@ def test_durations_as_people_read_them(seconds, text):
     assert progress.duration(seconds) == text
 
 
-def test_the_history_is_capped_and_keeps_every_failure():
+def test_the_history_is_capped_interruptions_first():
     attempts = [{"id": i, "outcome": "retry" if i % 5 == 0 else "resume"} for i in range(1, 41)]
-    kept = _capped(attempts)
+    kept = capped(attempts)
     assert len(kept) == 20
     assert [a["id"] for a in kept if a["outcome"] == "retry"] == [5, 10, 15, 20, 25, 30, 35, 40]
     assert kept[-1]["id"] == 40
+    failures = [{"id": i, "outcome": "retry"} for i in range(1, 41)]
+    assert [a["id"] for a in capped(failures)] == list(range(21, 41))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +117,8 @@ def test_the_history_is_capped_and_keeps_every_failure():
         ({"ttlSecondsAfterFinished": 5}, True),
         ({"tracking": None}, True),
         ({"maxAttempts": 9}, True),
+        ({"stepTimeoutSeconds": 9}, True),
+        ({"retryWithSmallerBatch": True}, True),
         ({"terminationGracePeriodSeconds": 60}, False),
         ({"basemodel": "s3://other/model"}, False),
     ],

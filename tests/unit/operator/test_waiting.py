@@ -57,6 +57,61 @@ def test_unschedulable_says_what_could_be_changed(world, message, advice):
     assert advice in text
 
 
+@pytest.mark.parametrize(
+    ("message", "reason", "advice"),
+    [
+        (
+            "0/1 nodes are available: 1 node(s) had volume node affinity conflict.",
+            "VolumeNodeConflict",
+            "claims: demo-checkpoints, facts",
+        ),
+        (
+            "0/1 nodes are available: 1 node(s) didn't match PersistentVolume's node affinity.",
+            "VolumeNodeConflict",
+            "storageClass whose volumes reach every node",
+        ),
+        (
+            "0/3 nodes are available: 1 Insufficient nvidia.com/gpu, 2 node(s) had volume node affinity conflict.",
+            "Unschedulable",
+            "has room",
+        ),
+        (
+            '0/1 nodes are available: persistentvolumeclaim "facts" not found.',
+            "ClaimMissing",
+            "'facts' does not exist",
+        ),
+        (
+            "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.",
+            "VolumePending",
+            "check demo-checkpoints, facts",
+        ),
+        (
+            "0/1 nodes are available: 1 node has pod using PersistentVolumeClaim with the same name and "
+            "ReadWriteOncePod access mode.",
+            "VolumeInUse",
+            "wait",
+        ),
+    ],
+)
+def test_volumes_that_keep_a_pod_from_every_node(world, message, reason, advice):
+    job, bound = world.train_job(), world.claim()
+    pod = world.waiting_pod(job, unscheduled=message)
+    names = ("demo-checkpoints", "facts")
+    pod["spec"] = {"volumes": [{"name": n, "persistentVolumeClaim": {"claimName": n}} for n in names]}
+    found, text = reason_of(job, (pod,), (bound,))
+    assert found == reason
+    assert advice in text
+
+
+def test_a_volume_on_another_node_is_told_from_the_pods_events(world):
+    job = world.train_job()
+    pod = world.waiting_pod(job, "ContainerCreating")
+    said = warning(pod, "FailedAttachVolume", "Multi-Attach error for volume: already used by pod(s) demo-1-0")
+    found, text = reason_of(job, (pod,), warnings=(said,))
+    assert found == "VolumeAttachFailed"
+    assert "demo-1-0" in text
+
+
 def test_an_unbound_volume_is_named_before_the_scheduler_complains_of_it(world):
     job, claim = world.train_job(), world.claim(phase="Pending", storageClassName="fast")
     pod = world.waiting_pod(job, unscheduled="pod has unbound immediate PersistentVolumeClaims")

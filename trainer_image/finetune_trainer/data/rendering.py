@@ -36,6 +36,10 @@ class Rendered:
     spans: tuple[Span, ...]
 
 
+# A template comes with a model: what it does wrong, or too much of, is the model's fault and no internal error.
+_FAULTS = (ArithmeticError, TypeError, ValueError, LookupError, AttributeError, RecursionError, MemoryError)
+
+
 class _GenerationMarks(jinja2.ext.Extension):
     """Puts a {% generation %} block's text between the environment's two marks, which the renderer takes out again."""
 
@@ -110,14 +114,17 @@ class Renderer:
         self._marked = marks_generation(source)
 
     def text(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
-        """The conversation as text. Raises jinja2.TemplateError as the template does."""
-        return self._template.render(
-            messages=[dict(message) for message in messages],
-            tools=None,
-            documents=None,
-            add_generation_prompt=add_generation_prompt,
-            **self._special_tokens,
-        )
+        """The conversation as text. Raises jinja2.TemplateError, whatever goes wrong in the template."""
+        try:
+            return self._template.render(
+                messages=[dict(message) for message in messages],
+                tools=None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **self._special_tokens,
+            )
+        except _FAULTS as error:
+            raise jinja2.TemplateRuntimeError(f"{type(error).__name__}: {error}") from None
 
     def with_spans(self, messages: Sequence[Message]) -> Rendered:
         """The conversation as text with the assistant's spans. Raises UnstableTemplate where they cannot be known."""

@@ -6,6 +6,7 @@ would have drawn.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,13 +122,17 @@ def save_checkpoint(
     return target
 
 
-def load_optimizer(folder: Path, optimizer: Any, scaler: Any) -> None:
+def load_optimizer(
+    folder: Path, optimizer: Any, scaler: Any, adapt: Callable[[dict[str, Any]], dict[str, Any]] = lambda whole: whole
+) -> None:
     """Puts a checkpoint's optimizer state into the optimizer, on the devices of its parameters.
 
-    Rates, decay and the like stay those of the settings: torch would silently take those of the checkpoint.
+    Rates, decay and the like stay those of the settings: torch would silently take those of the checkpoint. adapt:
+    makes of the whole state what this process keeps.
     """
     settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-    optimizer.load_state_dict(torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True))
+    whole = torch.load(folder / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+    optimizer.load_state_dict(adapt(whole))
     for group, own in zip(optimizer.param_groups, settings, strict=True):
         for key in set(group) - set(own) - {"params"}:
             del group[key]

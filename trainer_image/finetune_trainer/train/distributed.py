@@ -23,13 +23,15 @@ PATIENCE = datetime.timedelta(hours=6)
 
 @dataclass
 class World:
-    """rank of size processes; `control` is None when there is one process."""
+    """rank of size processes; `control` is None when there is one process. lockstep: each forward pass needs all
+    ranks, since they hold the weights together."""
 
     rank: int
     local_rank: int
     size: int
     accelerator: Any
     control: Any
+    lockstep: bool = False
 
     @property
     def device(self) -> torch.device:

@@ -41,7 +41,10 @@ def evaluate(
     stopping: Callable[[], bool] = lambda: False,
     beat: Callable[[], None] = lambda: None,
 ) -> Evaluation | None:
-    """Means over all examples, longest first; None if it was interrupted. `model` is not wrapped for training."""
+    """Means over all examples, longest first; None if it was interrupted. `model` is not wrapped for training.
+
+    In lockstep every process makes equally many forward passes: one without rows left repeats the last, uncounted.
+    """
     order = sorted(range(len(examples)), key=lambda row: (-examples.lengths[row], row))
     batches = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
     total = torch.zeros(1 + len(objective.metrics), dtype=torch.float64, device=world.device)
@@ -49,11 +52,16 @@ def evaluate(
     model.eval()
     try:
         with torch.no_grad(), autocast(world.device, precision):
-            for rows in batches[world.rank :: world.size]:
-                if stopping():
+            own = batches[world.rank :: world.size]
+            passes = math.ceil(len(batches) / world.size) if world.lockstep else len(own)
+            for index in range(passes):
+                if world.any(stopping()) if world.lockstep else stopping():
                     break
+                rows = own[index] if index < len(own) else batches[-1]
                 batch = to_device(examples.collate([examples[row] for row in rows]), world.device)
                 sums = objective.sums(model, batch, training=False)
+                if index >= len(own):
+                    continue
                 total[0] += sums.loss
                 if sums.metrics is not None:
                     total[1:] += sums.metrics

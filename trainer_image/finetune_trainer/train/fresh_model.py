@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer.errors import BadConfiguration, InputMissing
+from finetune_trainer.remote_code import trusts_model
 
 _KEY = "run_conf.model_hyperparameters"
 # Configurations name a dropout probability in many ways (attn_pdrop, hidden_dropout, attention_probs_dropout_prob…).
@@ -46,13 +47,16 @@ def read_hyperparameters(spec: FineTuneJobSpec, seed: int) -> Hyperparameters:
     )
 
 
-def changed_config(folder: Path, hyperparameters: Hyperparameters) -> Any:
-    """The base model's configuration with what was asked for. Raises InputMissing or BadConfiguration."""
+def changed_config(folder: Path, hyperparameters: Hyperparameters, trusted: bool = False) -> Any:
+    """The base model's configuration with what was asked for. trusted: its code may run.
+
+    Raises InputMissing or BadConfiguration.
+    """
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
     except OSError as error:
         raise InputMissing(f"{folder} holds no config.json that can be read: {_words(error)}") from None
     except (ValueError, KeyError) as error:
@@ -90,7 +94,7 @@ def check_early(spec: FineTuneJobSpec, folder: Path, tokens: int) -> Any:
     if not hyperparameters.wanted:
         return None
     check_vocabulary(hyperparameters, tokens)
-    config = changed_config(folder, hyperparameters)
+    config = changed_config(folder, hyperparameters, trusts_model(spec))
     if hyperparameters.from_scratch:
         weight_shapes(config)
     return config

@@ -15,6 +15,7 @@ from finetune_trainer.train.distributed import World
 from finetune_trainer.train.progress import Progress
 from finetune_trainer.train.resume import find_start
 from finetune_trainer.train.settings import Settings
+from finetune_trainer.train.sharding import Layout
 from finetune_trainer.train.stepper import Stepper
 
 
@@ -57,14 +58,15 @@ class Keeper:
             return None
         return remote.fetch_newest(spec.checkpoints_remote, self._folder, job_uid)
 
-    def save(self, parts: Stepper, state: TrainerState) -> None:
-        """Writes a checkpoint and removes what retention does not keep."""
+    def save(self, parts: Stepper, state: TrainerState, layout: Layout) -> None:
+        """Writes a checkpoint, whole however the weights lie, and removes what retention does not keep."""
+        model, optimizer = layout.whole(parts.plain), layout.whole_state(parts.optimizer)
         if self._world.main:
             settings = self._settings
             path = checkpoint.save_checkpoint(
                 self._folder,
-                model=parts.plain,
-                optimizer=parts.optimizer,
+                model=model,
+                optimizer=optimizer,
                 scaler=parts.scaler,
                 objective=parts.objective,
                 state=state,

@@ -15,14 +15,14 @@ from finetune_trainer.train.quantization import prepare_quantised, quantization_
 from finetune_trainer.train.settings import ModelSettings
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer in a folder. Raises InputMissing or BadConfiguration."""
+def load_tokenizer(folder: Path, trusted: bool = False) -> Any:
+    """The tokenizer in a folder; trusted: code beside it may run. Raises InputMissing or BadConfiguration."""
     from transformers import AutoTokenizer
 
     if not folder.is_dir():
         raise InputMissing(f"there is no tokenizer in {folder}; check basemodel and run_conf.tokenizer")
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=trusted)
     except OSError as error:
         raise InputMissing(f"no tokenizer in {folder}: {_first_line(error)}; set run_conf.tokenizer") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -56,7 +56,7 @@ def load_model(
         arguments["attn_implementation"] = settings.attention
     wanted = settings.hyperparameters
     if wanted.wanted:
-        config = fresh_model.changed_config(path, wanted)
+        config = fresh_model.changed_config(path, wanted, trusted=bool(settings.loading.get("trust_remote_code")))
         if wanted.from_scratch:
             model = fresh_model.build_model(
                 config, path, wanted.seed, dtype=getattr(torch, dtype), attention=settings.attention

@@ -44,6 +44,11 @@ class Progress:
     def phase(self) -> str:
         return str(self._fields["phase"])
 
+    @property
+    def steps_begun(self) -> bool:
+        """Whether steps are being made: from the first on, whose end alone changes the phase."""
+        return self.phase in ("training", "evaluating") or (self.phase == "loading" and "total_steps" in self._fields)
+
     def report(self) -> ProgressReport:
         """The document of GET /progress."""
         with self._lock:

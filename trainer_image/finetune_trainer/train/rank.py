@@ -14,8 +14,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from finetune_api.constants import ExitCode
+from finetune_api.constants import REASON_NO_PROGRESS, ExitCode
 from finetune_api.report import TerminationReport
+from finetune_trainer import redaction
 from finetune_trainer.errors import Interrupted, TrainerError, describe
 from finetune_trainer.train.inputs import check_inputs
 from finetune_trainer.train.progress import Progress
@@ -42,6 +43,7 @@ class Rank:
         self.run: Run | None = None
 
     def main(self) -> NoReturn:
+        redaction.install()
         self.stop.at_once = self._interrupt_loading
         self.stop.listen()
         signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the launcher held signals back until somebody listens
@@ -106,7 +108,7 @@ class Rank:
 
     def _give_up(self, message: str) -> None:
         """The watchdog's end, from its own thread: the main thread hangs."""
-        self._write(self.progress.last_word("Interrupted", message, ExitCode.INTERRUPTED))
+        self._write(self.progress.last_word(REASON_NO_PROGRESS, message, ExitCode.INTERRUPTED))
         os._exit(ExitCode.INTERRUPTED)
 
     def _end(self, reason: str, message: str, code: ExitCode, run_status: str | None) -> NoReturn:

@@ -60,7 +60,7 @@ def write_result(
     merged = folder / f"{FINAL}-merged"
     if settings.model.quantization is not None or kind in EXPORTED_AS:
         if grown:  # it was saved without subfolder or variant
-            original = models.load_original(grown[0], replace(settings.model, loading={}))
+            original = models.load_original(grown[0], replace(settings.model, loading=_code(settings)))
         else:
             original = models.load_original(settings.places.model, settings.model)
         model = adapters.with_adapter(original, target)
@@ -68,6 +68,11 @@ def write_result(
     logger.info(f"exported {merged}")
     report.merged = str(merged)
     return Result(report, [*grown, target, merged])
+
+
+def _code(settings: Settings) -> dict[str, Any]:
+    """Of the arguments of from_pretrained, what holds for a copy of the model too."""
+    return {key: value for key, value in settings.model.loading.items() if key == "trust_remote_code"}
 
 
 def _base_name(settings: Settings) -> str:

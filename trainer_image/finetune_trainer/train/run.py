@@ -7,17 +7,26 @@ from typing import Any
 import torch
 
 from finetune_api.batch import BatchPlan
+from finetune_api.sharding import sharding_of
 from finetune_api.status import EffectiveSettings
 from finetune_trainer.adapter_source import check_new_tokens
 from finetune_trainer.data import PreparedTokenizer, TrainingData, load_training_data, padded_length, prepare_tokenizer
 from finetune_trainer.errors import BadConfiguration, Interrupted, OutOfMemory
 from finetune_trainer.positions import LENGTH_KEY, check_positions, virtual_tokens
+from finetune_trainer.remote_code import trusts_tokenizer
 from finetune_trainer.steps import plan_steps, warmup_steps
 from finetune_trainer.tokenizer_source import tokenizer_directory
 from finetune_trainer.train import adapters, checkpoint, export, remote, result
 from finetune_trainer.train import model as models
 from finetune_trainer.train.adapter_steps import adapter_steps
-from finetune_trainer.train.advice import is_out_of_memory, memory_advice, volume_named
+from finetune_trainer.train.advice import (
+    evaluation_advice,
+    export_advice,
+    is_out_of_memory,
+    memory_advice,
+    model_advice,
+    volume_named,
+)
 from finetune_trainer.train.auto import Search, plan_with, rate_with
 from finetune_trainer.train.checkpoint import TrainerState
 from finetune_trainer.train.console import logger
@@ -33,6 +42,7 @@ from finetune_trainer.train.sampler import BatchShape
 from finetune_trainer.train.samples import Sampler
 from finetune_trainer.train.seeding import seed_all, seed_for
 from finetune_trainer.train.settings import ModelSettings, Settings
+from finetune_trainer.train.sharding import Layout, layout_of
 from finetune_trainer.train.stopping import Stop
 from finetune_trainer.train.task import Task, make_task
 from finetune_trainer.train.tracking import Tracker, tracking_settings
@@ -61,6 +71,7 @@ class Run:
         self.uploader: remote.Uploader | None = None
         self.world: World | None = None
         self._keeper: Keeper
+        self._layout: Layout
         self._precision = "fp32"
         self._found = Found()
         self._identity: dict[str, Any] = {}
@@ -75,11 +86,24 @@ class Run:
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            per_device = plan_with(self._found, settings, self._world.size).per_device
-            checkpointing = settings.model.gradient_checkpointing
-            length_key = LENGTH_KEY[settings.resolved.spec.method]
-            text = memory_advice(per_device, checkpointing, settings.adapter.used, str(error), length_key)
-            raise OutOfMemory(text) from error
+            raise self._out_of_memory(str(error)) from error
+
+    def _out_of_memory(self, error: str) -> OutOfMemory:
+        """With what to turn down. Only where a smaller batch helps the reason is OutOfMemory: the operator may take
+        one by itself."""
+        settings, report = self.settings, self.progress.report()
+        if report.effective is None:
+            text = model_advice(settings.adapter.used, settings.model.quantization is not None, error)
+            return OutOfMemory(text, reason="ModelTooLarge")
+        if report.phase == "exporting":
+            return OutOfMemory(export_advice(error), reason="ModelTooLarge")
+        plan = plan_with(self._found, settings, self._world.size)
+        if report.phase == "evaluating" and plan.eval_per_device > 1:
+            return OutOfMemory(evaluation_advice(plan.eval_per_device, error))
+        checkpointing, key = settings.model.gradient_checkpointing, LENGTH_KEY[settings.resolved.spec.method]
+        data = self.progress.extras.get("dataset")
+        longest = data.longest if data is not None else None
+        return OutOfMemory(memory_advice(plan.per_device, checkpointing, settings.adapter.used, error, key, longest))
 
     def _train(self) -> None:
         self.world = start_world(self.settings.use_cpu)
@@ -93,11 +117,13 @@ class Run:
             trained = self._fit(tokenizer, data)
         assert trained is not None, "only fp16 overflows, and the second pass is in fp32"
         loaded, state = trained
+        loaded = replace(loaded, model=self._layout.whole(loaded.model))
         self._export(loaded, self._restore_best(loaded.model, state))
 
     def _fit(self, tokenizer: PreparedTokenizer, data: TrainingData) -> tuple[Loaded, TrainerState] | None:
         """Trains to the end. None if fp16 overflowed and the run shall go on in fp32."""
         self._precision = self._found.precision or choose_precision(self.settings.precision, self._world.device)
+        self._layout = self._make_layout()
         model, grew = self._load_model(tokenizer)
         loaded = Loaded(tokenizer, data, model, grew, self._make_task(model, tokenizer, data))
         start = self._keeper.find_start()
@@ -114,6 +140,13 @@ class Run:
         if not finished:
             raise Interrupted(self._interrupted_text(state))
         return loaded, state
+
+    def _make_layout(self) -> Layout:
+        """What each process keeps of weights and optimizer."""
+        resolved = self.settings.resolved
+        custom = resolved.spec.custom_accelerate_config
+        sharding = sharding_of(resolved.distributed_type, custom, self._world.size)
+        return layout_of(sharding, self._world, self._precision)
 
     def _fall_back(self, overflow: Overflowed) -> None:
         """From fp16 to fp32, for this attempt and later ones, from the newest checkpoint before the overflow."""
@@ -147,7 +180,8 @@ class Run:
     def _load_data(self) -> tuple[PreparedTokenizer, TrainingData]:
         settings = self.settings
         folder = tokenizer_directory(settings.resolved.spec, settings.places.model, settings.places.work)
-        prepared = prepare_tokenizer(settings.job, models.load_tokenizer(folder))
+        tokenizer = models.load_tokenizer(folder, trusts_tokenizer(settings.resolved.spec))
+        prepared = prepare_tokenizer(settings.job, tokenizer)
         data = load_training_data(settings.job, prepared.tokenizer, settings.places.work)
         if self._world.main:
             for notice in data.notices:
@@ -170,7 +204,7 @@ class Run:
         model = models.load_model(
             settings.places.model,
             self._model_settings(),
-            device=world.device,
+            device=self._layout.loading_device,
             world_size=world.size,
             precision=self._precision,
             trains_all=not settings.adapter.used,
@@ -267,14 +301,14 @@ class Run:
 
     def _build_loop(self, loaded: Loaded, state: TrainerState, start: Path | None) -> Loop:
         world, plain = self._world, loaded.model
-        model = world.accelerator.prepare_model(plain) if world.size > 1 else plain
+        model = self._layout.prepare(plain)
         plan = self._look_for_settings(loaded, model, state)
         settings = self.settings
         self._start_helpers()
-        optimizer = build_optimizer(plain, settings.optimizer)
+        optimizer = self._layout.optimizer(build_optimizer(plain, settings.optimizer))
         scaler = torch.amp.GradScaler(world.device.type) if self._precision == "fp16" else None
         if start is not None:
-            checkpoint.load_optimizer(start, optimizer, scaler)
+            self._layout.load_optimizer(start, optimizer, scaler)
         parts = Parts(
             objective=loaded.task.objective,
             model=model,
@@ -294,7 +328,7 @@ class Run:
         reporting = Reporting(
             self.progress,
             self._metrics,
-            lambda current: self._keeper.save(parts, current),
+            lambda current: self._keeper.save(parts, current, self._layout),
             self._stopping,
             sampler.write if sampler is not None else None,
         )
@@ -311,6 +345,8 @@ class Run:
         search = Search(self.settings, self._world, self._precision, model, loaded.model, loaded.task, self.progress)
         found = search.per_device_batch(self._found.or_from(state.found))
         plan = plan_with(found, self.settings, self._world.size)
+        # Said before the first of these batches is tried: it may be too large.
+        self.progress.update(effective=EffectiveSettings(per_device_batch=plan.per_device))
         found = search.learning_rate(found, BatchShape(plan.per_device, plan.accumulation, self._world.size))
         self._keep(found)
         state.found = found.to_dict()
@@ -400,7 +436,9 @@ class Run:
             )
         if not self.settings.loop.load_best or best is None or best == state.step:
             return state
-        checkpoint.load_weights(model, self._keeper.of_step(best))
+        folder = self._keeper.of_step(best)
+        if self._world.main or not self._world.lockstep:  # where the weights are split, rank 0 has them whole
+            checkpoint.load_weights(model, folder)
         why = "early stopping" if self.settings.loop.patience is not None else "load_best_model_at_end"
         self._remark(f"{why}: the result is that of step {best} (evaluation loss {state.best_metric:.4f})")
         return replace(state, step=best, eval_loss=state.best_metric)

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from finetune_api import constants
 from finetune_api.report import ProgressReport
+from finetune_trainer.redaction import redact
 
 _GAUGES = {  # metric name -> (field, help)
     "finetune_step": ("step", "Optimizer steps done."),
@@ -62,7 +63,7 @@ def start_server(report: Callable[[], ProgressReport]) -> ThreadingHTTPServer | 
             if page is None:
                 self.send_error(404)
                 return
-            body = page[1](report()).encode()
+            body = redact(page[1](report())).encode()
             self.send_response(200)
             self.send_header("Content-Type", page[0])
             self.send_header("Content-Length", str(len(body)))

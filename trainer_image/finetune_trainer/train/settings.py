@@ -17,6 +17,7 @@ from finetune_api.spec import FineTuneJobSpec
 from finetune_trainer import timetable
 from finetune_trainer.adapter_source import adapter_directory
 from finetune_trainer.errors import BadConfiguration, InputMissing
+from finetune_trainer.remote_code import trusts_model
 from finetune_trainer.timetable import Events, Rhythm
 from finetune_trainer.train.fresh_model import Hyperparameters, read_hyperparameters
 
@@ -286,6 +287,7 @@ def _model(spec: FineTuneJobSpec, args: dict[str, Any]) -> ModelSettings:
         for name in ("use_safetensors", "variant", "subfolder")
         if getattr(given, name) is not None
     }
+    loading["trust_remote_code"] = trusts_model(spec)
     return ModelSettings(
         dtype=given.torch_dtype,
         device_map=given.device_map,

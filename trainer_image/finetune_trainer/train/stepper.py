@@ -67,6 +67,8 @@ class Stepper:
     def _no_reduction(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients are exchanged once a step, with the last micro-batch."""
         model = self.model
+        if hasattr(model, "set_requires_gradient_sync"):  # split weights: a state of the model, not a context
+            model.set_requires_gradient_sync(not wanted)
         return model.no_sync() if wanted and hasattr(model, "no_sync") else contextlib.nullcontext()
 
     def apply(self) -> torch.Tensor:
@@ -79,4 +81,5 @@ class Stepper:
             self.scaler.update()
         else:
             self.optimizer.step()
-        return norm.detach()
+        norm = norm.detach()
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of split gradients

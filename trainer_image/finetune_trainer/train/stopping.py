@@ -35,7 +35,11 @@ class Stop:
 
 
 class Watchdog:
-    """Ends a process in which nothing has moved for too long, after writing every thread's stack to the log."""
+    """Ends a process in which nothing has moved for too long, after writing every thread's stack to the log.
+
+    It is a thread of Python, which a library may keep from running at all (by the interpreter's lock). For that case a
+    thread of the C library, wound up at every look, does the same with exit code 1 and no last words.
+    """
 
     def __init__(self, progress: Progress, end: Callable[[str], None], seconds: float | None = None) -> None:
         self._progress = progress
@@ -53,13 +57,16 @@ class Watchdog:
         self._over.set()
 
     def _watch(self) -> None:
-        while not self._over.wait(min(self._limit / 4, 15.0)):
+        look = min(self._limit / 4, 15.0)
+        while not self._over.wait(look):
+            faulthandler.dump_traceback_later(_SLOW_PHASES * self._limit + look, exit=True)
             silence, phase = self._progress.silence(), self._progress.phase
-            if silence > self._limit * (1 if phase in ("training", "evaluating") else _SLOW_PHASES):
+            if silence > self._limit * (1 if self._progress.steps_begun else _SLOW_PHASES):
                 sys.stdout.flush()
                 faulthandler.dump_traceback(all_threads=True)
                 self._end(
                     f"nothing moved for {silence:.0f} s while {phase}; the stacks of all threads are in the log. The "
-                    f"next attempt resumes. If a step may take so long, set {constants.ENV_WATCHDOG} in env"
+                    f"next attempt resumes. If a step may take so long, raise stepTimeoutSeconds ({self._limit:.0f})"
                 )
-                return
+                break
+        faulthandler.cancel_dump_traceback_later()
