@@ -60,8 +60,8 @@ def load(env: Mapping[str, str] | None = None) -> Settings:
     default = Settings()
     return Settings(
         trainer_image=env.get("FINETUNE_TRAINER_IMAGE") or default.trainer_image,
-        mlflow_uri=env.get("FINETUNE_MLFLOW_URI", "").rstrip("/"),
-        mlflow_public_url=(env.get("FINETUNE_MLFLOW_PUBLIC_URL") or env.get("FINETUNE_MLFLOW_URI", "")).rstrip("/"),
+        mlflow_uri=_address(env, "FINETUNE_MLFLOW_URI"),
+        mlflow_public_url=_address(env, "FINETUNE_MLFLOW_PUBLIC_URL") or _address(env, "FINETUNE_MLFLOW_URI"),
         watch_namespace=env.get("FINETUNE_WATCH_NAMESPACE", ""),
         max_gpus_per_node=_number(env, "FINETUNE_MAX_GPUS_PER_NODE", default.max_gpus_per_node, int, least=1),
         accelerator_labels=_labels(env, "FINETUNE_ACCELERATOR_LABELS"),
@@ -116,6 +116,14 @@ def _labels(env: Mapping[str, str], name: str) -> dict[str, dict[str, str]]:
     ):
         raise SettingsError(f"{name} must map an accelerator type to node labels; {shape}")
     return value
+
+
+def _address(env: Mapping[str, str], name: str) -> str:
+    """A URL without a slash at its end. It stands in status and in pods, where no password may stand."""
+    text = env.get(name, "").rstrip("/")
+    if "@" in text.partition("://")[2].partition("/")[0]:
+        raise SettingsError(f"{name} holds credentials, and jobs would show them; put a proxy that has them before it")
+    return text
 
 
 def _list(env: Mapping[str, str], name: str) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The list sweep: every ten minutes, with jitter, each FineTuneJob is made due, whatever the watch has or has not said.
 
-It repairs missed events, and notices when events have stopped: an object whose newest version the watch has not brought
-half a minute after the sweep saw it means a dead stream, and the liveness probe then fails.
+It repairs missed events, clears away what outlived its FineTuneJob (orphans.py), and notices when events have stopped:
+an object whose newest version the watch has not brought half a minute after the sweep saw it means a dead stream, and
+the liveness probe then fails.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from .kube.client import KubeClient
 from .kube.errors import ApiError, UnreachableError
 from .kube.resources import FINETUNEJOB
+from .orphans import OrphanSweep
 from .workqueue import WorkQueue
 
 Key = tuple[str, str]
@@ -40,6 +42,7 @@ class Sweeper:
         self._interval = interval
         self._versions = versions
         self._clock = clock
+        self._orphans = OrphanSweep(client, namespace)
         self.swept_at = clock()
         self.stalled = False
 
@@ -61,14 +64,20 @@ class Sweeper:
         """Make everything due, spread over a tenth of the interval; the keys whose events are behind, with the version
         that the watch knows."""
         behind: dict[Key, str | None] = {}
+        alive: set[str] = set()
         async for job in self._client.pages(FINETUNEJOB, self._namespace):
             metadata = job["metadata"]
             key = (metadata["namespace"], metadata["name"])
+            alive.add(metadata["uid"])
             self._queue.add(key, after=random.uniform(0, self._interval * SPREAD))
             known = self._versions.get(key)
             if known != metadata["resourceVersion"]:
                 behind[key] = known
         self.swept_at = self._clock()
+        try:
+            await self._orphans.sweep(alive)
+        except (ApiError, UnreachableError) as error:
+            logger.warning("orphans were not looked for: %s", error)
         return behind
 
     @property

@@ -357,6 +357,7 @@ def test_contradictions_are_refused(refusal: Any, values: list[str], message: st
         ("image.digest=sha256:12", "at '/image/digest': 'sha256:12' does not match pattern"),
         ("image.repository=Registry.Example.com:5000/x", "at '/image/repository'"),
         ("mlflow.uri=mlflow:5000", "at '/mlflow/uri'"),
+        ("mlflow.uri=https://user:word@mlflow", "at '/mlflow/uri'"),
         ("watchNamespace=Team_A", "at '/watchNamespace'"),
     ],
 )

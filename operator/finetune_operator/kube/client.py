@@ -17,6 +17,8 @@ from .resources import Resource
 
 REQUEST_SECONDS = 30.0
 LIST_PAGE = 500
+JSON = "application/json"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
@@ -37,7 +39,7 @@ class KubeClient:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(ssl=self._config.ssl_context(), limit=self._connections),
             timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS),
-            headers={"User-Agent": self._manager, "Accept": "application/json"},
+            headers={"User-Agent": self._manager},
         )
         return self
 
@@ -58,11 +60,20 @@ class KubeClient:
         """All objects that match labelSelector= and fieldSelector=."""
         return [item async for item in self.pages(resource, namespace, **selectors)]
 
-    async def pages(self, resource: Resource, namespace: str, **selectors: str) -> AsyncIterator[Object]:
+    def pages(self, resource: Resource, namespace: str, **selectors: str) -> AsyncIterator[Object]:
         """The same in pages, one object at a time, so that a sweep over thousands does not hold them all."""
+        return self._pages(resource, namespace, JSON, selectors)
+
+    def metadata(self, resource: Resource, namespace: str, **selectors: str) -> AsyncIterator[Object]:
+        """As pages(), but nothing of the objects than their metadata."""
+        return self._pages(resource, namespace, METADATA_LIST, selectors)
+
+    async def _pages(
+        self, resource: Resource, namespace: str, accept: str, selectors: dict[str, str]
+    ) -> AsyncIterator[Object]:
         query = {"limit": str(LIST_PAGE), **selectors}
         while True:
-            page = await self.request("GET", resource.path(namespace), resource.plural, query=query)
+            page = await self.request("GET", resource.path(namespace), resource.plural, query=query, accept=accept)
             for item in page.get("items") or []:
                 yield item
             token = page.get("metadata", {}).get("continue")
@@ -118,11 +129,12 @@ class KubeClient:
         *,
         query: dict[str, str] | None = None,
         body: Object | None = None,
-        content: str = "application/json",
+        content: str = JSON,
+        accept: str = JSON,
     ) -> Object:
         """One request; raises ApiError on an error answer and UnreachableError on none."""
         assert self._session is not None, "use the client as a context manager"
-        headers = {"Content-Type": content} if body is not None else {}
+        headers = {"Accept": accept, **({"Content-Type": content} if body is not None else {})}
         if token := self._config.bearer_token():
             headers["Authorization"] = f"Bearer {token}"
         data = json.dumps(body, separators=(",", ":")).encode() if body is not None else None

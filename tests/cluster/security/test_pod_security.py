@@ -10,7 +10,9 @@ import pytest
 
 from finetune_api.manifest import load_manifests
 from finetune_operator import render
-from finetune_operator.settings import Settings
+from finetune_operator.builders.network_policy import network_policy
+from finetune_operator.plan.validate import request
+from finetune_operator.settings import Settings, load
 
 ROOT = Path(__file__).resolve().parents[3]
 LEVELS = ("enforce", "warn", "audit")
@@ -81,3 +83,21 @@ def test_the_namespace_does_refuse_others(kubectl: Any, restricted: str, change:
     result = admit(kubectl, restricted, [pod_of(1, {"metadata": {}, "spec": spec})])
     assert result.returncode != 0
     assert said in result.stderr
+
+
+def test_the_network_policy_of_a_job_is_a_valid_one(kubectl: Any, namespace: str, rendered: Any) -> None:
+    """As the chart tells the operator to make it, with everything at once."""
+    values = ROOT / "charts/finetune-operator/ci/production-values.yaml"
+    operator = next(one for one in rendered("fo", namespace, "-f", str(values)) if one["kind"] == "Deployment")
+    variables = operator["spec"]["template"]["spec"]["containers"][0]["env"]
+    settings = load({one["name"]: one["value"] for one in variables if "value" in one})
+    example = load_manifests((ROOT / "examples/quickstart.yaml").read_text(encoding="utf-8"))
+    spec = next(manifest.spec for manifest in example if manifest.kind == "FineTuneJob")
+    policy = network_policy(request(spec, "demo", namespace, "uid-1", settings))
+    result = admit(kubectl, namespace, [policy])
+    assert result.returncode == 0, result.stderr
+    peers = policy["spec"]["ingress"][0]["from"]
+    assert len(peers) == 2  # the operator, and who scrapes metrics
+    assert {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]} in [
+        peer.get("ipBlock") for peer in policy["spec"]["egress"][0]["to"]
+    ]

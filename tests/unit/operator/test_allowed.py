@@ -111,6 +111,7 @@ def test_the_lists_are_separated_by_commas_or_white_space():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("FINETUNE_MLFLOW_URI", "https://user:word@mlflow.example.com"),
         ("FINETUNE_ALLOW_REMOTE_CODE", "yes"),
         ("FINETUNE_PROGRESS_FROM", "{"),
         ("FINETUNE_PROGRESS_FROM", '[{"pods": {}}]'),

@@ -48,7 +48,8 @@ def test_what_a_waiting_job_is_told(queues, operator_process, jobs, spec, kubect
     assert name in jobs.until_reason("big", "WorkloadDeactivated")
     kubectl("patch", "workload", name, "-n", namespace, "--type=merge", "-p", '{"spec":{"active":true}}')
     queues.quota(**ONE_JOB)
-    assert jobs.until_phase("big", "Succeeded", "Failed")["phase"] == "Succeeded"
+    jobs.wait("it is admitted", lambda: jobs.condition("big", "Admitted")[0] == "True", timeout=120)
+    assert jobs.get("job", "big-1")["spec"]["suspend"] is False
 
 
 def test_fewer_nodes_than_asked_for_train_with_the_same_total_batch(queues, operator_process, jobs, spec):
