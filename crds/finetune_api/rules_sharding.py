@@ -22,10 +22,10 @@ def check_sharding(spec: Mapping[str, Any], processes: int) -> Iterator[Violatio
         return
     for path, wrong, why in _conflicts(spec):
         if wrong:
-            yield Violation(path, f"{'.'.join(path)}: {why}, which {kind} splits over the processes; {_FIX}")
+            yield Violation(path, f"{'.'.join(path)}: {why}, which {kind} splits over the processes; {FIX}")
 
 
-_FIX = "change it, or use auto-ddp or auto-deepspeed-stage1"
+FIX = "change it, or use auto-ddp or auto-deepspeed-stage1"
 
 
 def _conflicts(spec: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], bool, str]]:

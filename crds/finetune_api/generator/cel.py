@@ -39,6 +39,9 @@ from finetune_api.rules_security import (
     REVISION_PATTERN,
     SYSTEM_PRIORITY_MESSAGE,
 )
+from finetune_api.rules_sharding import ADAPTERS as SPLIT_ADAPTERS
+from finetune_api.rules_sharding import FIX as SPLIT_FIX
+from finetune_api.rules_sharding import OPTIMIZERS as SPLIT_OPTIMIZERS
 from finetune_api.support import REFUSALS
 from finetune_api.training_args import (
     ALWAYS_OWNED,
@@ -72,6 +75,7 @@ def spec_rules(properties: Mapping[str, Any]) -> dict[Path, list[Rule]]:
         )
     )
     rules[()].extend(_evaluation_conf())
+    rules[()].extend(_split_weights())
     rules[()].extend(_security())
     rules[("env", "[]")].extend(_env())
     rules[("env", "[]", "valueFrom")].append(
@@ -247,6 +251,40 @@ def _between_sections() -> list[Rule]:
             )
         )
     return rules
+
+
+def _split_weights() -> list[Rule]:
+    """What stage 3 splits cannot be whole. Of customAccelerateConfig the schema sees nothing but that it is there."""
+    split = f"has(self.distributedType) && self.distributedType == 'auto-deepspeed-stage3' && {WORLD} > 1"
+    plain = "has(self.quant_conf.quantization_type) && self.quant_conf.quantization_type == 'no-quantization'"
+    conditions = {
+        "quant_conf": f"!has(self.quant_conf) || ({plain})",
+        "peft_conf.peft_type": f"self.peft_conf.peft_type in {cel_list(SPLIT_ADAPTERS)}",
+        "training_args.optim": "!has(self.training_args.optim) || "
+        f"self.training_args.optim in {cel_list(SPLIT_OPTIMIZERS)}",
+        "training_args.fp16": "!has(self.training_args.fp16) || !self.training_args.fp16",
+        "overrides.auto": "!has(self.overrides) || !has(self.overrides.auto) || self.overrides.auto.size() == 0",
+        "evaluation_conf.sample_prompts": "!has(self.evaluation_conf) || !has(self.evaluation_conf.sample_prompts) || "
+        "self.evaluation_conf.sample_prompts.size() == 0",
+        "method": "!has(self.method) || self.method != 'dpo'",
+    }
+    rules = [
+        Rule(
+            f"!({split}) || {condition}",
+            f"{key} needs whole weights, which auto-deepspeed-stage3 splits; {SPLIT_FIX}",
+            f".{key}",
+        )
+        for key, condition in conditions.items()
+    ]
+    custom = "has(self.distributedType) && self.distributedType == 'custom-accelerate-config'"
+    return [
+        *rules,
+        Rule(
+            f"!has(self.customAccelerateConfig) || ({custom})",
+            "customAccelerateConfig has no effect without distributedType: custom-accelerate-config",
+            ".customAccelerateConfig",
+        ),
+    ]
 
 
 def _evaluation_conf() -> list[Rule]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 KINDS = ("jobs", "pods", "configmaps", "services")
 
 
-def test_deleting_a_job_in_any_phase_leaves_nothing_but_volumes(operator_process, jobs, spec, kubectl, namespace):
+def test_deleting_a_job_in_any_phase_leaves_nothing_but_volumes(new_operator, jobs, spec, kubectl, namespace):
+    operator_process = new_operator(FINETUNE_SWEEP_SECONDS="5").start()
     jobs.apply("waits", **{**spec, "bucketCredentialsSecret": {"name": "not-there"}})
     jobs.apply("suspended", **{**spec, "suspend": True})
     jobs.apply("failed", **{**spec, "basemodel": "s3://models/not-there"})
@@ -28,3 +29,6 @@ def test_deleting_a_job_in_any_phase_leaves_nothing_but_volumes(operator_process
     jobs.wait("nothing is polled", lambda: operator_process.metric("polled_jobs") == 0)
     assert sum(operator_process.metric(f'jobs{{phase="{phase}"}}') or 0 for phase in ("Failed", "Suspended")) == 0
     assert operator_process.page("/healthz") == (200, "ok")
+    jobs.wait("a sweep without a job", lambda: (operator_process.metric("sweep_age_seconds") or 9) < 2)
+    assert "the sweep failed" not in operator_process.output
+    assert "orphans were not looked for" not in operator_process.output

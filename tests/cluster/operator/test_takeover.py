@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import signal
 import time
 
@@ -40,3 +42,29 @@ def test_a_leader_that_hangs_is_replaced_and_wakes_up_harmless(new_operator, job
         events = jobs.get("events", field_selector=f"involvedObject.name={name},involvedObject.kind=FineTuneJob")
         told = [(event["reason"], event["message"]) for event in events]
         assert len(told) == len(set(told))
+
+
+def test_a_rolling_upgrade_touches_nothing_that_runs(new_operator, jobs, spec):
+    old = new_operator(**DEFAULT).start()
+    jobs.apply("job", **{**spec, "training_args": {**spec["training_args"], "max_steps": 4000, "save_steps": 2000}})
+    step = jobs.until_progress("job", 1)
+    new = new_operator(**DEFAULT, FINETUNE_TRAINER_IMAGE="finetune-operator/trainer:next", FINETUNE_LOG_FORMAT="json")
+    new.launch()
+    jobs.wait("the new one is ready", lambda: new.metric("leading") == 0.0 and new.page("/readyz")[0] == 200)
+    kinds = ("jobs", "pods", "configmaps")
+    before = {kind: {one["metadata"]["uid"] for one in jobs.children(kind, "job")} for kind in kinds}
+    frozen = {one["metadata"]["name"]: one["data"] for one in jobs.children("configmaps", "job")}
+
+    stopped_at = time.monotonic()
+    assert old.stop() == 0
+    new.until_leading()
+    print(f"handed over in {time.monotonic() - stopped_at:.1f} s")
+    jobs.until_progress("job", step + 1)
+
+    assert {kind: {one["metadata"]["uid"] for one in jobs.children(kind, "job")} for kind in kinds} == before
+    assert {one["metadata"]["name"]: one["data"] for one in jobs.children("configmaps", "job")} == frozen
+    assert len(jobs.status("job")["attempts"]) == 1
+    # All that the new one writes is progress.
+    assert {re.search('resource="([a-z]+)"', line)[1] for line in new.writes()} <= {"finetunejobs"}
+    lines = [json.loads(line) for line in new.output.splitlines()]
+    assert lines[0].keys() >= {"time", "level", "logger", "message"}
