@@ -229,17 +229,7 @@ def _memory_table(plan: Plan) -> list[str]:
         mark = "*" if distributed == plan.distributed else " "
         sizes = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.total)
         table.append(f"{mark} {distributed:<24}" + "".join(f"{human(size):>13}" for size in sizes))
-    if refused := _refused(plan.elsewhere):
-        table.append(terminal.styled(f"  not in this version: {', '.join(refused)}", "dim"))
     return table
-
-
-def _refused(distributed: Iterable[str]) -> list[str]:
-    """The ways to distribute that are estimated, but that this version does not train with."""
-    from finetune_api.support import REFUSALS
-
-    refusal = next((one for one in REFUSALS if one.path == ("distributedType",)), None)
-    return [name for name in distributed if refusal and name not in refusal.allowed]
 
 
 def _count(number: int, noun: str) -> str:

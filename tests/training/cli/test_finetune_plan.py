@@ -154,7 +154,6 @@ def test_a_plan_for_people(finetune, manifest):
         "GPU-hours",
         "* auto-ddp",
         "  auto-deepspeed-stage3",
-        "not in this version: auto-deepspeed-stage1, auto-deepspeed-stage3",
     ):
         assert text in result.stdout, result.stdout
 
