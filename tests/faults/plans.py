@@ -1,0 +1,96 @@
+"""Plans of faults: what goes wrong in one job's life, all of it decided by a seed, so that it can be replayed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import yaml
+
+# What the pods of a life end with: exit codes of the tries of each role, in order. The last one repeats.
+LIVES: dict[str, dict[str, tuple[int, ...]]] = {
+    "success": {"download": (0,), "train": (0,)},
+    "retry": {"download": (0,), "train": (70, 0)},
+    "interrupted": {"download": (0,), "train": (75, 0)},
+    "download-retry": {"download": (69, 0), "train": (0,)},
+    "fatal": {"download": (0,), "train": (78,)},
+    "bad-data": {"download": (65,), "train": (0,)},
+}
+
+KILLS = ("kill-before", "kill-applied", "kill-after")
+ANSWERS = ("409", "429", "500", "timeout", "drop-unapplied", "drop-applied")
+WATCH = ("410", "close", "drop", "delay")
+WATCHED = ("finetunejobs", "jobs", "pods")
+
+
+@dataclass(frozen=True)
+class WriteFault:
+    """What happens to the n-th write about the job, counted from 0 over all operators' lives."""
+
+    write: int
+    do: str
+
+
+@dataclass(frozen=True)
+class WatchFault:
+    """What happens to the n-th event about the job on the watches of a kind."""
+
+    resource: str
+    event: int
+    do: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    seed: int
+    life: str
+    writes: tuple[WriteFault, ...] = ()
+    watches: tuple[WatchFault, ...] = field(default=())
+
+    @property
+    def faults(self) -> int:
+        return len(self.writes) + len(self.watches)
+
+    def key(self) -> tuple[Any, ...]:
+        """Two plans of the same key are the same plan."""
+        return self.life, self.writes, self.watches
+
+    def to_yaml(self) -> str:
+        plain = asdict(self)
+        plain["writes"] = [dict(one) for one in plain["writes"]]
+        plain["watches"] = [dict(one) for one in plain["watches"]]
+        return str(yaml.safe_dump(plain, sort_keys=False))
+
+
+def from_yaml(text: str) -> Plan:
+    raw = yaml.safe_load(text)
+    return Plan(
+        raw["seed"],
+        raw["life"],
+        tuple(WriteFault(**one) for one in raw.get("writes") or ()),
+        tuple(WatchFault(**one) for one in raw.get("watches") or ()),
+    )
+
+
+def plan_of(seed: int, writes: dict[str, int]) -> Plan:
+    """The plan of a seed. `writes`: how many the reference run of each life makes.
+
+    The first seeds go through every write of every life with every fault; those beyond combine two to four at random.
+    """
+    single = [(life, write, do) for life in LIVES for write in range(writes[life]) for do in (*KILLS, *ANSWERS)]
+    random.Random(0).shuffle(single)  # so that any first hundred are of all sorts
+    if seed < len(single):
+        life, write, do = single[seed]
+        return Plan(seed, life, (WriteFault(write, do),))
+    dice = random.Random(seed)
+    life = dice.choice(list(LIVES))
+    count = dice.randint(1, 3)
+    chosen = sorted(dice.sample(range(writes[life]), count))
+    faults = tuple(WriteFault(write, dice.choice((*KILLS, *ANSWERS))) for write in chosen)
+    watches = tuple(
+        WatchFault(dice.choice(WATCHED), dice.randint(1, 8), do, 0.7 if do == "delay" else 0.0)
+        for do in dice.sample(WATCH, dice.randint(0, 2))
+    )
+    return Plan(seed, life, faults, watches)
