@@ -1,6 +1,6 @@
 """`python -m tests.faults`: run plans of faults against the operator and a real API server; docs/faults.md.
 
-python -m tests.faults                     the first plans, for --seconds
+python -m tests.faults                     plans from seed 0 (or --first) on, for --seconds
 python -m tests.faults 17 40-60            these seeds
 python -m tests.faults --print 17          the plan of a seed as YAML
 python -m tests.faults --plan plan.yaml    a plan from a file
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from finetune_operator.metrics import Metrics
 from .kubelet import Kubelet
 from .lane import ROOT, Lane
 from .oracles import Result
-from .plans import LIVES, Plan, from_yaml, plan_of
+from .plans import LIVES, WRITES, Plan, from_yaml, plan_of
 
 LOCALCLUSTER = ROOT / ".cache" / "localcluster" / "localcluster"
 CLUSTER = ROOT / ".localcluster-faults"
@@ -42,6 +43,7 @@ def main() -> int:
     parser.add_argument("--plan", type=Path, help="a plan from a file")
     parser.add_argument("--print", action="store_true", help="only print the plans")
     parser.add_argument("--seconds", type=float, default=600.0, help="without seeds: for how long plans are begun")
+    parser.add_argument("--first", type=int, default=0, help="without seeds: the first one")
     parser.add_argument("--lanes", type=int, default=4, help="operators side by side")
     parser.add_argument("--keep", action="store_true", help="leave the control plane running")
     args = parser.parse_args()
@@ -49,20 +51,20 @@ def main() -> int:
 
 
 async def _main(args: argparse.Namespace) -> int:
+    if args.plan:
+        plans: Iterator[Plan] = iter([from_yaml(args.plan.read_text())])
+    elif args.seeds:
+        plans = map(plan_of, _seeds(args.seeds))
+    else:
+        plans = _until(args.first, args.seconds)
+    if args.print:
+        for plan in plans if args.seeds or args.plan else ():
+            print(plan.to_yaml())
+        return 0
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     with _cluster(args.keep):
         async with _world(args.lanes, folder) as lanes:
-            lengths, references = await _references(lanes)
-            if args.plan:
-                plans: Iterator[Plan] = iter([from_yaml(args.plan.read_text())])
-            elif args.seeds:
-                plans = (plan_of(seed, lengths) for seed in _seeds(args.seeds))
-            else:
-                plans = _until(time.monotonic() + args.seconds, lengths)
-            if args.print:
-                for plan in plans:
-                    print(plan.to_yaml())
-                return 0
+            references = await _references(lanes)
             results = await _all(lanes, plans, references)
             left = [one for lane in lanes for one in await lane.remove_all()]
     return _report(results, left, folder)
@@ -74,15 +76,17 @@ def _seeds(words: list[str]) -> Iterator[int]:
         yield from range(int(first), int(last or first) + 1)
 
 
-def _until(end: float, lengths: dict[str, int]) -> Iterator[Plan]:
-    seed = 0
-    while time.monotonic() < end:
-        yield plan_of(seed, lengths)
-        seed += 1
+def _until(first: int, seconds: float) -> Iterator[Plan]:
+    end: float | None = None
+    for seed in itertools.count(first):
+        end = end or time.monotonic() + seconds  # counted from the first plan on
+        if time.monotonic() >= end:
+            return
+        yield plan_of(seed)
 
 
-async def _references(lanes: list[Lane]) -> tuple[dict[str, int], dict[str, Result]]:
-    """One run of each life without a fault: how many writes it takes and what it comes to."""
+async def _references(lanes: list[Lane]) -> dict[str, Result]:
+    """One run of each life without a fault: which writes it takes and what it comes to."""
     free = asyncio.Queue[Lane]()
     for lane in lanes:
         free.put_nowait(lane)
@@ -103,7 +107,9 @@ async def _references(lanes: list[Lane]) -> tuple[dict[str, int], dict[str, Resu
         print(result.explained())
         if result.wrong:
             raise SystemExit(f"the reference run of {life} is wrong")
-    return {life: len(result.writes) for life, result in references.items()}, references
+        if len(result.writes) > WRITES[life]:
+            print(f"  plans.WRITES knows {WRITES[life]} of these writes: no plan has a fault at the last ones")
+    return references
 
 
 async def _all(lanes: list[Lane], plans: Iterator[Plan], references: dict[str, Result]) -> list[Result]:
@@ -140,8 +146,13 @@ def _report(results: list[Result], left: list[str], folder: Path) -> int:
 def _cluster(keep: bool) -> Iterator[None]:
     if not LOCALCLUSTER.exists():
         raise SystemExit("the local control plane is not built: run `make localcluster` once")
-    subprocess.run([str(LOCALCLUSTER), "up", "--dir", str(CLUSTER)], check=True, cwd=ROOT)
     kubectl = [str(CLUSTER / "bin" / "kubectl"), "--kubeconfig", str(CLUSTER / "kubeconfig")]
+    # One that was kept has its own node cordoned, and `up` would wait for that node.
+    kept = (CLUSTER / "kubeconfig").exists() and subprocess.run(
+        [*kubectl, "get", "--raw", "/readyz", "--request-timeout=5s"], capture_output=True, check=False
+    ).returncode == 0
+    if not kept:
+        subprocess.run([str(LOCALCLUSTER), "up", "--dir", str(CLUSTER)], check=True, cwd=ROOT)
     try:
         for command in (
             ["apply", "--server-side", "--force-conflicts", "-f", "crds/finetunejobs.yaml"],
