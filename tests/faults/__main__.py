@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,6 +62,10 @@ async def _main(args: argparse.Namespace) -> int:
         for plan in plans if args.seeds or args.plan else ():
             print(plan.to_yaml())
         return 0
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)  # no operator outlives this process
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     with _cluster(args.keep):
         async with _world(args.lanes, folder) as lanes:
