@@ -48,7 +48,10 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=4, help="operators side by side")
     parser.add_argument("--keep", action="store_true", help="leave the control plane running")
     args = parser.parse_args()
-    return asyncio.run(_main(args))
+    try:
+        return asyncio.run(_main(args))
+    except asyncio.CancelledError:
+        return 130
 
 
 async def _main(args: argparse.Namespace) -> int:
