@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -77,7 +78,8 @@ def from_yaml(text: str) -> Plan:
     )
 
 
-def singles() -> list[Plan]:
+@functools.cache
+def singles() -> tuple[Plan, ...]:
     """Every write of every life with every fault, in an order in which any first hundred are of all sorts."""
     found = [
         Plan(0, life, (WriteFault(write, do),))
@@ -86,7 +88,7 @@ def singles() -> list[Plan]:
         for do in (*KILLS, *ANSWERS)
     ]
     random.Random(0).shuffle(found)
-    return found
+    return tuple(found)
 
 
 def plan_of(seed: int) -> Plan:
