@@ -8,7 +8,7 @@ CLUSTER := .localcluster
 WORKERS ?= 2
 PYTEST_ARGS ?=
 
-.PHONY: help demo test lint format generate environment localcluster kueue cluster-up cluster-down requirements clean
+.PHONY: help demo test test-faults lint format generate environment localcluster kueue cluster-up cluster-down requirements clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ demo: localcluster ## From nothing to a fine-tuned model: cluster, operator, job
 
 test: environment localcluster kueue lint ## Every test, lint and type check
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-faults: environment localcluster ## The operator under faults of the API server and its own death (FAULTS_ARGS)
+	@$(BIN)/python -m tests.faults $(FAULTS_ARGS)
 
 lint: environment ## Style, types, import contracts, generated files
 	@$(BIN)/ruff check .
