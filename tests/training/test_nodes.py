@@ -154,6 +154,15 @@ def test_a_node_that_is_lost_without_a_word_is_an_interruption(node: Meet) -> No
         assert "node 1 went away without a word" in report.message
 
 
+def test_a_broken_connection_seen_before_its_node_is_lost_is_an_interruption_too(node: Meet) -> None:
+    leader, follower = node(0), node(1)
+    until(lambda: leader.agreed and follower.agreed)
+    leader.say_failing()
+    follower.close()
+    report = join(_report(70), leader, stopped=False)
+    assert (report.exit_code, report.reason) == (75, "Interrupted")
+
+
 @pytest.mark.parametrize(
     ("leader_code", "expected"), [(0, 0), (69, 69)], ids=["node 0 succeeds", "node 0 cannot upload the result"]
 )

@@ -308,7 +308,8 @@ def join(own: TerminationReport, peers: Peers, stopped: bool) -> TerminationRepo
             stopped = True
     elif not stopped:
         others = {peers.first} if peers.first is not None else set()
-        if not own.exit_code and peers.agreed:
+        crashed = own.exit_code == ExitCode.INTERNAL and peers.first == index
+        if (not own.exit_code or crashed) and peers.agreed:
             others = set(range(peers.agreed.nodes))
         peers.wait_for_end_of(others - {index}, LAST_WORD_SECONDS)
     report = own if stopped else _with_the_others(own, peers, index)
@@ -334,6 +335,8 @@ def _told_to_stop_before_the_end(peers: Peers) -> bool:
 
 def _with_the_others(own: TerminationReport, peers: Peers, index: int) -> TerminationReport:
     first, code = peers.first, int(own.exit_code or 0)
+    if first == index and code == ExitCode.INTERNAL and peers.lost:
+        first = min(peers.lost)  # a rank sees its connection break before its node is known to be lost
     if first is None or first == index:
         return own
     end = peers.ends.get(first)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from finetune_trainer.data import LightTokenizer
@@ -78,6 +78,7 @@ def test_ranges_follow_the_definition_token_by_token(
 @pytest.mark.parametrize("source", ORIGINALS)
 @QUICK
 @given(turns=TURNS)
+@example(turns=[("q", "a"), ("q", "s"), ("q", "")])  # words that the header has too
 def test_a_models_own_template_trains_exactly_the_answers(
     source: str, turns: list[tuple[str, str]], tokenizers_dir: Path
 ) -> None:

@@ -157,24 +157,31 @@ class Renderer:
             if not (turn.startswith(prompt) and whole.startswith(turn)):
                 raise UnstableTemplate(f"message {index + 1} is rendered otherwise once the conversation goes on")
             if message["content"].strip():
-                spans.append(_content_and_end(turn, len(prompt), message["content"]))
+                begins = self._where_content_begins(messages[:index])
+                spans.append(_content_and_end(turn, len(prompt), begins, message["content"]))
             else:
                 spans.append(self._empty_content(messages[:index], turn))
         return Rendered(whole, tuple(spans))
 
     def _empty_content(self, before: Sequence[Message], turn: str) -> Span:
         """Only the end marker, which begins where any content would."""
-        stand_in, _ = _absent_characters(before)
-        start = self.text([*before, {"role": "assistant", "content": stand_in}]).find(stand_in)
+        start = self._where_content_begins(before)
         if start < 0:
             raise UnstableTemplate("the template leaves out what the assistant says")
         return start, max(len(turn.rstrip()), start)
 
+    def _where_content_begins(self, before: Sequence[Message]) -> int:
+        """Where the assistant's content begins after these messages; -1 if it is left out."""
+        stand_in, _ = _absent_characters(before)
+        return self.text([*before, {"role": "assistant", "content": stand_in}]).find(stand_in)
 
-def _content_and_end(turn: str, prompt_end: int, content: str) -> Span:
+
+def _content_and_end(turn: str, prompt_end: int, begins: int, content: str) -> Span:
     """From the content (after a header that has no generation prompt) to the end marker, without white space after
-    it."""
-    found = turn.find(content.strip(), prompt_end)
+    it. The header may hold the content's words too: they are looked for where any content `begins`."""
+    words = content.strip()
+    at = len(turn) - len(turn[begins:].lstrip()) if begins >= 0 else len(turn)
+    found = at if turn.startswith(words, at) else turn.find(words, prompt_end)
     if found < 0:
         raise UnstableTemplate("the template changes what the assistant said")
     start = prompt_end if not turn[prompt_end:found].strip() else found
