@@ -163,6 +163,25 @@ def test_a_broken_connection_seen_before_its_node_is_lost_is_an_interruption_too
     assert (report.exit_code, report.reason) == (75, "Interrupted")
 
 
+def test_a_node_killed_while_it_stops_is_an_interruption(node: Meet) -> None:
+    """Told to stop, its pod has not the time for the checkpoint: the others lose it in the middle of theirs."""
+    leader, follower = node(0), node(1)
+    until(lambda: leader.agreed and follower.agreed)
+    follower.say_stopping()
+    until(lambda: leader.stopping)
+    follower.close()
+    report = join(_report(70), leader, stopped=True)
+    assert (report.exit_code, report.reason) == (75, "Interrupted")
+
+
+def test_a_crash_while_all_stop_is_a_failure(node: Meet) -> None:
+    leader, follower = node(0), node(1)
+    until(lambda: leader.agreed and follower.agreed)
+    follower.finish(NodeEnd(1, 75, "Interrupted", "saved"))
+    report = join(_report(70), leader, stopped=True)
+    assert (report.exit_code, report.message) == (70, "echo")
+
+
 @pytest.mark.parametrize(
     ("leader_code", "expected"), [(0, 0), (69, 69)], ids=["node 0 succeeds", "node 0 cannot upload the result"]
 )

@@ -306,13 +306,15 @@ def join(own: TerminationReport, peers: Peers, stopped: bool) -> TerminationRepo
         if stopped or _told_to_stop_before_the_end(peers):
             own = _said(own, "Interrupted", ExitCode.INTERRUPTED, "stopped before node 0 had written the result")
             stopped = True
-    elif not stopped:
+    elif not stopped or own.exit_code == ExitCode.INTERNAL:
         others = {peers.first} if peers.first is not None else set()
-        crashed = own.exit_code == ExitCode.INTERNAL and peers.first == index
-        if (not own.exit_code or crashed) and peers.agreed:
+        # A rank sees its connection break before the node behind it is known to be lost.
+        broken = own.exit_code == ExitCode.INTERNAL and peers.first in (None, index)
+        if (not own.exit_code or broken) and peers.agreed:
             others = set(range(peers.agreed.nodes))
         peers.wait_for_end_of(others - {index}, LAST_WORD_SECONDS)
-    report = own if stopped else _with_the_others(own, peers, index)
+    alone = stopped and not (own.exit_code == ExitCode.INTERNAL and peers.lost)
+    report = own if alone else _with_the_others(own, peers, index)
     peers.close()
     return report
 
@@ -336,7 +338,7 @@ def _told_to_stop_before_the_end(peers: Peers) -> bool:
 def _with_the_others(own: TerminationReport, peers: Peers, index: int) -> TerminationReport:
     first, code = peers.first, int(own.exit_code or 0)
     if first == index and code == ExitCode.INTERNAL and peers.lost:
-        first = min(peers.lost)  # a rank sees its connection break before its node is known to be lost
+        first = min(peers.lost)
     if first is None or first == index:
         return own
     end = peers.ends.get(first)
